@@ -1,0 +1,55 @@
+"""Clip: the batch of short sequences that the store cuts and the world model learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What a model asks of the sampler.
+
+    Args:
+        length: model steps T per clip.
+        block: environment steps per model step; their actions are concatenated and their rewards summed.
+    """
+
+    length: int
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class Clip:
+    """B sequences of T model steps; everything after an episode's end is padding, marked in ``valid``.
+
+    Attributes:
+        observations: (B, T + 1, *O) float32, what was seen before each step and after the last.
+        actions: (B, T, A), as the model takes them: [-1, 1], one-hot for discrete; A = block x action dimensions.
+        rewards: (B, T) float32, summed over the block.
+        terminated: (B, T) float32, 1 where the step ended the episode in a terminal state (never by a time limit).
+        valid: (B, T) float32, 1 where the step was really taken. ``valid[:, 0]`` is always 1; the observation after
+            step t is real exactly where ``valid[:, t]`` is 1.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    valid: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences B."""
+        return self.actions.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Number of model steps T."""
+        return self.actions.shape[1]
+
+    def to(self, device: torch.device | str) -> Clip:
+        """Return the clip on ``device``."""
+        return Clip(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})

@@ -1,0 +1,55 @@
+"""Errors that a user can cause, and that say what is wrong, why, and what to do.
+
+Every exception that Forethought raises on purpose derives from :class:`ForethoughtError`; the command line prints
+its message and ends with exit code 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ForethoughtError(Exception):
+    """A mistake that its message explains; the base of all errors raised on purpose."""
+
+
+class UnknownNameError(ForethoughtError, LookupError):
+    """A name that no registry, task list or run knows."""
+
+
+class SettingsError(ForethoughtError, ValueError):
+    """A setting that does not exist or lies out of range."""
+
+
+class UnsupportedSpaceError(ForethoughtError, TypeError):
+    """An observation or action space that the component cannot work with."""
+
+
+class EnvironmentFault(ForethoughtError):
+    """An environment that could not be built or misbehaved beyond repair."""
+
+
+class MissingExtraError(ForethoughtError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+class CheckpointError(ForethoughtError):
+    """A file that is damaged, foreign or of another format version."""
+
+
+class RunFolderError(ForethoughtError):
+    """A run folder that is in use, not writable, or does not hold what is asked of it."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the sentence that names the closest of ``known``, followed by all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{suggestion} Known: {', '.join(known) if known else 'none'}."
+
+
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """Return the error for ``what`` needing the optional dependencies named ``extra``."""
+    return MissingExtraError(f"{what} needs an optional dependency: pip install 'forethought[{extra}]'")

@@ -1,0 +1,98 @@
+"""One generic registry: named things, found by adding a file, extended by entry points.
+
+A registry belongs to a room (a package). The first look-up imports every public module of that room, so a file
+dropped into the folder registers itself with a decorator and no other file is touched. Third parties register
+through the entry-point group ``forethought.<kind>s``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from .errors import SettingsError, UnknownNameError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one ``kind`` of thing ("planner", "agent", ...) and what they stand for.
+
+    Args:
+        kind: the singular noun used in messages and in the entry-point group.
+        room: the dotted package whose modules register themselves, or ``None``.
+    """
+
+    def __init__(self, kind: str, room: str | None = None) -> None:
+        self.kind = kind
+        self._room = room
+        self._entries: dict[str, tuple[T, str]] = {}
+        self._discovered = room is None
+
+    def register(self, name: str, summary: str = "") -> Callable[[T], T]:
+        """Return a decorator that enters its argument under ``name``.
+
+        The summary, one line, is what ``forethought list`` prints; the first line of the docstring by default.
+        """
+        if not name or name != name.strip():
+            raise SettingsError(f"A {self.kind} needs a non-empty name without surrounding blanks, not {name!r}.")
+
+        def enter(entry: T) -> T:
+            known = self._entries.get(name)
+            if known is not None and known[0] is not entry and not _reloaded(known[0], entry):
+                raise SettingsError(f"The {self.kind} {name!r} is registered already, as {known[0]!r}.")
+            first_line = (getattr(entry, "__doc__", None) or "").strip().splitlines()
+            self._entries[name] = (entry, summary or (first_line[0] if first_line else ""))
+            return entry
+
+        return enter
+
+    def get(self, name: str) -> T:
+        """Return the entry called ``name``; raise :class:`UnknownNameError` naming the closest one."""
+        self._discover()
+        if name not in self._entries:
+            raise UnknownNameError(f"Unknown {self.kind} {name!r}.{did_you_mean(str(name), self._entries)}")
+        return self._entries[name][0]
+
+    def summary(self, name: str) -> str:
+        """Return the one-line description of ``name``."""
+        self.get(name)
+        return self._entries[name][1]
+
+    def names(self) -> list[str]:
+        """Return all names in alphabetical order."""
+        self._discover()
+        return sorted(self._entries)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Yield ``(name, entry)`` in alphabetical order."""
+        for name in self.names():
+            yield name, self._entries[name][0]
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self._entries
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True  # first, because the modules imported below may look names up themselves
+        assert self._room is not None
+        room = importlib.import_module(self._room)
+        for module in pkgutil.iter_modules(room.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self._room}.{module.name}")
+        for point in metadata.entry_points(group=f"forethought.{self.kind}s"):
+            entry = point.load()
+            if point.name not in self._entries:
+                self.register(point.name)(entry)
+
+
+def _reloaded(old: object, new: object) -> bool:
+    """Whether ``new`` is ``old`` defined again, as happens when a notebook cell runs twice."""
+    name = getattr(old, "__qualname__", None)
+    same_module = getattr(old, "__module__", None) == getattr(new, "__module__", None)
+    return name is not None and name == getattr(new, "__qualname__", None) and same_module
