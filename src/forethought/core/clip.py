@@ -27,11 +27,11 @@ class Clip:
 
     Attributes:
         observations: (B, T + 1, *O) float32, what was seen before each step and after the last.
-        actions: (B, T, A), as the model takes them: [-1, 1], one-hot for discrete; A = block x action dimensions.
+        actions: (B, T, A), as the model takes them: [-1, 1], one-hot for discrete; A = block x action dims.
         rewards: (B, T) float32, summed over the block.
-        terminated: (B, T) float32, 1 where the step ended the episode in a terminal state (never by a time limit).
-        valid: (B, T) float32, 1 where the step was really taken. ``valid[:, 0]`` is always 1; the observation after
-            step t is real exactly where ``valid[:, t]`` is 1.
+        terminated: (B, T) float32, 1 where the step led to a terminal state, not to a time limit.
+        valid: (B, T) float32, 1 where the step was really taken. ``valid[:, 0]`` is always 1; the observation
+            after step t is real exactly where ``valid[:, t]`` is 1.
     """
 
     observations: Tensor

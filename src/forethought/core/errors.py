@@ -1,7 +1,7 @@
 """Errors that a user can cause, and that say what is wrong, why, and what to do.
 
-Every exception that Forethought raises on purpose derives from :class:`ForethoughtError`; the command line prints
-its message and ends with exit code 2, without a traceback.
+Every exception that Forethought raises on purpose derives from :class:`ForethoughtError`; the command line
+prints its message and ends with exit code 2, without a traceback.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class MissingExtraError(ForethoughtError, ImportError):
 
 class CheckpointError(ForethoughtError):
     """A file that is damaged, foreign or of another format version."""
+
+
+class WriteError(ForethoughtError, OSError):
+    """A file that could not be written; what stood in its place before is unchanged."""
 
 
 class RunFolderError(ForethoughtError):

@@ -1,8 +1,8 @@
 """One generic registry: named things, found by adding a file, extended by entry points.
 
-A registry belongs to a room (a package). The first look-up imports every public module of that room, so a file
-dropped into the folder registers itself with a decorator and no other file is touched. Third parties register
-through the entry-point group ``forethought.<kind>s``.
+A registry belongs to a room (a package). The first look-up imports every public module of that room, so a
+file dropped into the folder registers itself with a decorator and no other file is touched. Third parties
+register through the entry-point group ``forethought.<kind>s``.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Registry(Generic[T]):
     def register(self, name: str, summary: str = "") -> Callable[[T], T]:
         """Return a decorator that enters its argument under ``name``.
 
-        The summary, one line, is what ``forethought list`` prints; the first line of the docstring by default.
+        The summary, one line, is what ``forethought list`` prints; by default the docstring's first line.
         """
         if not name or name != name.strip():
-            raise SettingsError(f"A {self.kind} needs a non-empty name without surrounding blanks, not {name!r}.")
+            raise SettingsError(f"A {self.kind} needs a name without surrounding blanks, not {name!r}.")
 
         def enter(entry: T) -> T:
             known = self._entries.get(name)

@@ -1,7 +1,7 @@
 """Seeds: every random stream is derived from integers and names, and none is global.
 
-``derive_seed(run_seed, "exploration", env_index, episode)`` is the same number on every machine and version, and
-changing any part gives an unrelated one.
+``derive_seed(run_seed, "exploration", env_index, episode)`` is the same number on every machine and version,
+and changing any part gives an unrelated one.
 """
 
 from __future__ import annotations

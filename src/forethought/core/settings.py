@@ -16,7 +16,6 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, Self, TypeVar
 
 from .errors import SettingsError, did_you_mean
@@ -98,7 +97,6 @@ def check_names(cls: type[Settings], names: Mapping[str, Any]) -> None:
             raise SettingsError(f"{cls.__name__} has no setting {name!r}.{did_you_mean(str(name), known)}")
 
 
-@cache
 def _hints(cls: type[Settings]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {name: hints[name] for name in field_names(cls)}

@@ -1,0 +1,289 @@
+"""Run: the folder in which a training run lives, and from which it is resumed, evaluated and reported.
+
+::
+
+    RUN/config.json      what was asked for; written once
+        manifest.json    what it ran on (versions, threads, git state), each start of it, its status, digests
+        metrics.jsonl    one line per logged step
+        checkpoints/     step_000012000.zip, ... and LATEST, which names the newest and is replaced last
+        .lock            the process that is writing here
+
+Reading needs no lock, so a report can be made of a run in progress. Writing needs it: ``with run: ...``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from .errors import CheckpointError, RunFolderError, WriteError
+from .files import Archive, load_archive, read_json, save_archive, write_atomically, write_json
+from .locks import FolderLock
+from .provenance import describe_process, list_changes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+KEPT_CHECKPOINTS = 2
+
+
+class Run:
+    """One run folder. Build it with :meth:`create` or :meth:`open`.
+
+    As a context manager it holds the folder's lock, and at the end sets a status that is still "running" to
+    "finished", or to "interrupted" or "failed" where an exception ended the block.
+
+    Attributes:
+        folder: where the run lives.
+        config: what was asked for, as plain JSON data.
+        manifest: what it ran on, its starts and its status; changed by :meth:`note` and :meth:`set_status`.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+        self.manifest = manifest
+        self._lock: FolderLock | None = None
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str], config: Mapping[str, Any], kind: str = "train") -> Run:
+        """Make a new run, already locked; use it in a ``with`` block.
+
+        Args:
+            folder: made where missing; may not hold a run already.
+            config: everything needed to repeat the run, as plain JSON data.
+            kind: what the run does, for the reader of its manifest.
+
+        Raises:
+            RunFolderError: where the folder holds a run, is in use, or cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"Could not make the run folder {folder}: {error.strerror}.") from error
+        lock = FolderLock(folder)
+        try:
+            if (folder / "config.json").exists():
+                raise RunFolderError(f"{folder} holds a run already: resume it, or choose another folder.")
+            run = cls(folder, dict(config), {"kind": kind, "status": "running", "reason": None, "starts": []})
+            run._lock = lock
+            write_json(folder / "config.json", run.config)
+            run.note(digests={"config.json": _digest(folder / "config.json")})
+            run._start()
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """Open an existing run to read it; to go on writing, use the result in a ``with`` block.
+
+        Raises:
+            RunFolderError: where there is no run, or its files are damaged.
+        """
+        folder = Path(folder)
+        for name in ("config.json", "manifest.json"):
+            if not (folder / name).is_file():
+                raise RunFolderError(f"{folder} is not a run folder: it has no {name}.")
+        try:
+            config, manifest = read_json(folder / "config.json"), read_json(folder / "manifest.json")
+        except CheckpointError as error:
+            raise RunFolderError(str(error)) from error
+        if not isinstance(config, dict) or not isinstance(manifest, dict) or "status" not in manifest:
+            raise RunFolderError(f"{folder} is not a run folder: its manifest or configuration is foreign.")
+        if manifest.get("digests", {}).get("config.json") != _digest(folder / "config.json"):
+            warnings.warn(f"{folder / 'config.json'} was changed after the run was created.", stacklevel=2)
+        return cls(folder, config, manifest)
+
+    def __enter__(self) -> Self:
+        if self._lock is None:
+            self._lock = FolderLock(self.folder)
+            try:
+                # Another process may have written between our reading and our locking.
+                self.manifest = read_json(self.folder / "manifest.json")
+                self._start()
+            except BaseException:
+                self.release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.status == "running":
+                if kind is None:
+                    self.set_status("finished")
+                elif issubclass(kind, KeyboardInterrupt | SystemExit):
+                    self.set_status("interrupted", reason=kind.__name__)
+                else:
+                    self.set_status("failed", reason=f"{kind.__name__}: {error}")
+        except WriteError:
+            if kind is None:  # a full disk is often why the block failed: its own error says more
+                raise
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the folder's lock back; the ``with`` block does it by itself."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    @property
+    def status(self) -> Status:
+        """How the run stands; one that was killed still says "running"."""
+        status: Status = self.manifest["status"]
+        return status
+
+    def set_status(self, status: Status, reason: str | None = None) -> None:
+        """Record how the run stands, and why."""
+        self.note(status=status, reason=reason)
+
+    def note(self, **fields: Any) -> None:
+        """Add or replace fields of the manifest, such as ``resume="inexact"``."""
+        self._require_lock()
+        self.manifest.update(fields)
+        write_json(self.folder / "manifest.json", self.manifest)
+
+    # Metrics
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Append one line to ``metrics.jsonl``; numbers that are not finite, which JSON lacks, become null."""
+        self._require_lock()
+        line = json.dumps({"step": int(step), **_plain(metrics)}, allow_nan=False) + "\n"
+        try:
+            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise WriteError(f"Could not write {self.folder / 'metrics.jsonl'}: {error.strerror}.") from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the logged lines in order; a last line cut short by a crash is left out."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        metrics = []
+        for number, line in enumerate(lines[:-1], start=1):  # a complete line ends in a newline
+            try:
+                metrics.append(json.loads(line))
+            except ValueError:
+                warnings.warn(f"{path}, line {number}, is damaged and was left out.", stacklevel=2)
+        return metrics
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forget what was logged after ``step``, which a run resumed from that step will log again."""
+        self._require_lock()
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
+        write_atomically(self.folder / "metrics.jsonl", text.encode())
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self, step: int, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+    ) -> Path:
+        """Save an archive named by its step, point ``LATEST`` at it, and keep the last two.
+
+        Checkpoints of later steps, left by a future that was abandoned by resuming earlier, are removed.
+
+        Raises:
+            WriteError: where it could not be written; the previous checkpoint stays and stays the latest.
+        """
+        self._require_lock()
+        folder = self.folder / "checkpoints"
+        path = save_archive(folder / f"step_{step:09d}.zip", documents, tensors)
+        write_atomically(folder / "LATEST", f"{path.name}\n".encode())
+        kept = [other for other in self.checkpoints() if _step(other) <= step][:KEPT_CHECKPOINTS]
+        for other in self.checkpoints():
+            if other not in kept:
+                other.unlink(missing_ok=True)
+        return path
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoint files, newest first."""
+        return sorted((self.folder / "checkpoints").glob("step_*.zip"), key=_step, reverse=True)
+
+    def latest_checkpoint(self) -> Archive:
+        """Load the newest valid checkpoint, with a warning that names any damaged one that was skipped.
+
+        Raises:
+            CheckpointError: where there is none, or none is valid.
+        """
+        paths = self.checkpoints()
+        if not paths:
+            raise CheckpointError(f"{self.folder} holds no checkpoint yet.")
+        latest = self.folder / "checkpoints" / "LATEST"
+        if latest.is_file():
+            named = latest.parent / Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name
+            paths.sort(key=lambda path: path != named)  # stable: the named one first, the others newest first
+        skipped: list[str] = []
+        for path in paths:
+            try:
+                archive = load_archive(path)
+            except CheckpointError as error:
+                skipped.append(str(error))
+                continue
+            if skipped:
+                warnings.warn(f"{' '.join(skipped)} Using {path.name} instead.", stacklevel=2)
+            return archive
+        raise CheckpointError(f"{self.folder} holds no valid checkpoint. {' '.join(skipped)}")
+
+    # The start of a process
+
+    def _start(self) -> None:
+        """Record this process in the manifest, warn where it differs from the last, and clear what a crash left."""
+        for folder in (self.folder, self.folder / "checkpoints"):
+            if not os.access(folder, os.W_OK):
+                raise RunFolderError(f"{folder} is missing or not writable, so nothing could be saved in it.")
+            for litter in folder.glob(".*.tmp"):
+                litter.unlink(missing_ok=True)
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.exists() and not metrics.read_bytes().endswith(b"\n"):
+            self.rewind_metrics(sys.maxsize)  # drops the line that a crash cut short
+        start, starts = describe_process(), self.manifest.get("starts", [])
+        if starts and (changes := list_changes(starts[-1], start)):
+            warnings.warn(
+                f"{self.folder} goes on under other conditions, so it may not equal the unbroken run bit for bit: "
+                f"{'; '.join(changes)}.",
+                stacklevel=3,
+            )
+        self.note(status="running", reason=None, starts=[*starts, start])
+
+    def _require_lock(self) -> None:
+        if self._lock is None:
+            raise RunFolderError(f"{self.folder} is open for reading only: write to it inside ``with run:``.")
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.stem.removeprefix("step_")
+    return int(number) if number.isdigit() else -1
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON data; NumPy and torch scalars become numbers, non-finite ones None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
