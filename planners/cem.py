@@ -1,0 +1,74 @@
+"""Cross-entropy method: fit a Gaussian to the best samples, sample again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+
+from ..core.settings import Range
+from .base import Planner, PlannerSettings, register_planner
+from .gaussian import cheapest, moments
+from .search import Search
+
+
+@dataclass(frozen=True)
+class CEMSettings(PlannerSettings):
+    """Settings of :class:`CEM`."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 300, "iterations": 10}}
+
+    samples: Annotated[int, Range(ge=1)] = 64
+    """Candidates per iteration, the mean among them."""
+    iterations: Annotated[int, Range(ge=1)] = 5
+    """How often the Gaussian is fitted."""
+    elite_fraction: Annotated[float, Range(gt=0, le=1)] = 0.1
+    """Share of the candidates that the Gaussian is fitted to."""
+    initial_std: Annotated[float, Range(gt=0)] = 0.5
+    """Standard deviation at the start, in halves of the action range."""
+
+    @property
+    def budget(self) -> int:
+        """All iterations, and the last mean."""
+        return self.samples * self.iterations + 1
+
+    @property
+    def max_proposals(self) -> int:
+        """All samples of the first iteration but the warm start."""
+        return self.samples - 1
+
+    def proportions(self, effort: int) -> dict[str, Any]:
+        """Ten times as many samples as iterations: 300 x 30 at 9,000, 60 x 5 at 300."""
+        return {"iterations": max(1, round((effort / 10) ** 0.5))}
+
+
+@register_planner("cem")
+class CEM(Planner):
+    """Cross-entropy method: fits a Gaussian to the best samples and samples again.
+
+    Source: Rubinstein (1999); for planning with learned models PETS (arXiv 1805.12114). The mean is evaluated in
+    every iteration and at the end, so that the plan returned is the best one seen, the mean included.
+    """
+
+    Settings = CEMSettings
+    settings: CEMSettings
+
+    def search(self, search: Search) -> None:
+        """Run the iterations."""
+        count = self.settings.samples - 1
+        elites = max(1, round(self.settings.elite_fraction * self.settings.samples))
+        noise = self.noise(search.state, count * self.settings.iterations)
+        mean = search.warm_start
+        std = torch.full_like(mean, self.settings.initial_std)
+        for iteration in range(self.settings.iterations):
+            own_noise = noise[:, iteration * count : (iteration + 1) * count]
+            samples = self.spec.clip(mean[:, None] + std[:, None] * own_noise)
+            if iteration == 0:
+                candidates, costs = search.opening(samples)
+            else:
+                candidates = torch.cat([mean[:, None], samples], 1)
+                costs = search.evaluate(candidates)
+            best, lowest = cheapest(candidates, costs, elites)
+            mean, std = moments(best, lowest.isfinite().to(best.dtype), mean, std)
+        search.evaluate(mean[:, None])

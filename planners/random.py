@@ -1,0 +1,60 @@
+"""Random shooting: the cheapest of many uniformly random plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from ..core.settings import Range
+from .base import Planner, PlannerSettings, register_planner
+from .noise import normal_to_uniform
+from .search import Search
+from .spec import ActionSpec
+
+
+@dataclass(frozen=True)
+class RandomSettings(PlannerSettings):
+    """Settings of :class:`RandomShooting`."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 3000}}
+    sizes: ClassVar[tuple[str, ...]] = ("samples",)
+
+    samples: Annotated[int, Range(ge=1)] = 300
+    """Candidates, the warm start among them."""
+
+    @property
+    def budget(self) -> int:
+        """All samples."""
+        return self.samples
+
+    @property
+    def max_proposals(self) -> int:
+        """All samples but the warm start."""
+        return self.samples - 1
+
+
+@register_planner("random")
+class RandomShooting(Planner):
+    """Random shooting: the cheapest of many random plans, the baseline that a search must beat.
+
+    Actions are uniform in their range, or normal where it is not finite; categories are equally likely.
+    """
+
+    Settings = RandomSettings
+    settings: RandomSettings
+
+    @classmethod
+    def supports(cls, spec: ActionSpec) -> bool:
+        """All actions."""
+        return True
+
+    def search(self, search: Search) -> None:
+        """Evaluate all candidates at once."""
+        noise = self.noise(search.state, self.settings.samples - 1)
+        if self.spec.discrete:
+            samples = self.spec.one_hots.sample(self.spec.one_hots.uniform, noise)
+        elif self.spec.bounded:
+            samples = 2 * normal_to_uniform(noise) - 1
+        else:
+            samples = self.spec.clip(noise)
+        search.opening(samples)
