@@ -36,7 +36,7 @@ def list_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         f"{name} was {before[part][name]} and is {value}"
         for part in ("versions", "threads")
         for name, value in after[part].items()
-        if None not in (value, before[part].get(name)) and value != before[part][name]
+        if None not in (value, before.get(part, {}).get(name)) and value != before[part][name]
     ]
 
 

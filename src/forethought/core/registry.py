@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Generic, TypeVar
@@ -53,7 +54,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the entry called ``name``; raise :class:`UnknownNameError` naming the closest one."""
         self._discover()
-        if name not in self._entries:
+        if name not in self:
             raise UnknownNameError(f"Unknown {self.kind} {name!r}.{did_you_mean(str(name), self._entries)}")
         return self._entries[name][0]
 
@@ -74,21 +75,26 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         self._discover()
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     def _discover(self) -> None:
         if self._discovered:
             return
         self._discovered = True  # first, because the modules imported below may look names up themselves
         assert self._room is not None
-        room = importlib.import_module(self._room)
-        for module in pkgutil.iter_modules(room.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{self._room}.{module.name}")
+        try:
+            room = importlib.import_module(self._room)
+            for module in pkgutil.iter_modules(room.__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self._room}.{module.name}")
+        except BaseException:
+            self._discovered = False  # half a room must not pass for all of it at the next look-up
+            raise
         for point in metadata.entry_points(group=f"forethought.{self.kind}s"):
-            entry = point.load()
-            if point.name not in self._entries:
-                self.register(point.name)(entry)
+            try:
+                self.register(point.name)(point.load())
+            except Exception as error:  # another package's fault costs that package's entry only
+                warnings.warn(f"The {self.kind} {point.name!r} ({point.value}) was left out: {error}", stacklevel=2)
 
 
 def _reloaded(old: object, new: object) -> bool:

@@ -7,6 +7,7 @@ and changing any part gives an unrelated one.
 from __future__ import annotations
 
 import hashlib
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a seed in [0, 2**63) from a run seed followed by the names and indices of the stream."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    """Return a seed in [0, 2**63) from a run seed followed by the names and indices of the stream.
+
+    Integers of any kind (Python's, NumPy's) count by their value; a float is a ``TypeError``.
+    """
+    text = "\x1f".join(repr(part if isinstance(part, str) else operator.index(part)) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

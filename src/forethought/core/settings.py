@@ -34,7 +34,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
             and (self.le is None or value <= self.le)
@@ -76,12 +76,10 @@ class Settings:
         if not isinstance(data, Mapping):
             raise SettingsError(f"{cls.__name__} needs a mapping of settings, not {type(data).__name__}.")
         check_names(cls, data)
-        hints = _hints(cls)
-        values = {}
-        for name, value in data.items():
-            nested = _settings_type(hints[name])
-            values[name] = nested.from_dict(value) if nested and isinstance(value, Mapping) else value
-        return cls(**values)
+        required = [f.name for f in dataclasses.fields(cls) if _is_required(f)]  # type: ignore[arg-type]
+        if missing := [name for name in required if name not in data]:
+            raise SettingsError(f"{cls.__name__} needs a value for {', '.join(missing)}.")
+        return cls(**data)
 
 
 def field_names(cls: type[Settings]) -> list[str]:
@@ -102,67 +100,101 @@ def _hints(cls: type[Settings]) -> dict[str, Any]:
     return {name: hints[name] for name in field_names(cls)}
 
 
-def _settings_type(hint: Any) -> type[Settings] | None:
-    if typing.get_origin(hint) is typing.Annotated:
-        return _settings_type(typing.get_args(hint)[0])
-    for option in (hint, *typing.get_args(hint)):
-        if isinstance(option, type) and issubclass(option, Settings):
-            return option
-    return None
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+class _WrongType(SettingsError):
+    """A value of a type that the hint does not allow, so that another member of a union may still fit."""
 
 
 def _check(name: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` (an int widened to float where floats are asked for) or raise."""
-    origin = typing.get_origin(hint)
+    """Return ``value`` as ``hint`` wants it or raise.
+
+    NumPy scalars become Python's, an int becomes a float where floats are asked for, a list a tuple, and a mapping
+    the nested settings: this is what undoes JSON.
+    """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        inner, *notes = typing.get_args(hint)
-        value = _check(name, value, inner)
-        for note in notes:
-            numbers = value if isinstance(value, tuple) else (value,)
-            if isinstance(note, Range) and any(number is not None and number not in note for number in numbers):
+        value = _check(name, value, options[0])
+        for note in options[1:]:
+            if isinstance(note, Range) and any(number not in note for number in _numbers(value)):
                 raise SettingsError(f"{name} = {value!r} is out of range: it must lie in {note}.")
         return value
     if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
+        for option in options:
             try:
                 return _check(name, value, option)
-            except SettingsError as error:
-                if "out of range" in str(error):
-                    raise
-        raise SettingsError(f"{name} = {value!r} must be {_describe(hint)}.")
+            except _WrongType:
+                continue
+        raise _wrong_type(name, value, hint)
     if origin is Literal:
-        if value not in typing.get_args(hint):
-            choices = [str(choice) for choice in typing.get_args(hint)]
-            raise SettingsError(f"{name} = {value!r} is not a choice.{did_you_mean(str(value), choices)}")
-        return value
+        if any(value == choice and type(value) is type(choice) for choice in options):
+            return value
+        if type(value) in map(type, options):
+            raise SettingsError(f"{name} = {value!r} is not a choice.{did_you_mean(str(value), map(str, options))}")
+        raise _wrong_type(name, value, hint)
     if origin is tuple:
-        if not isinstance(value, tuple | list):
-            raise SettingsError(f"{name} = {value!r} must be {_describe(hint)}.")
-        return tuple(_check(name, item, typing.get_args(hint)[0]) for item in value)
-    if hint is Any or origin is not None:
+        return _check_tuple(name, value, hint)
+    if origin is not None or not isinstance(hint, type):
         return value
+    if issubclass(hint, Settings) and isinstance(value, Mapping):
+        return hint.from_dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    fits = isinstance(value, hint) and not (isinstance(value, bool) and hint in (int, float))
-    if not fits:
-        raise SettingsError(f"{name} = {value!r} must be {_describe(hint)}, not {type(value).__name__}.")
+        value = float(value) if abs(value) < 2**1023 else math.inf
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise _wrong_type(name, value, hint)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} = {value!r} must be a finite number.")
     return value
 
 
+def _check_tuple(name: str, value: Any, hint: Any) -> tuple[Any, ...]:
+    hints = typing.get_args(hint)
+    if not isinstance(value, tuple | list):
+        raise _wrong_type(name, value, hint)
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(value) != len(hints):
+        raise _wrong_type(name, value, hint)
+    return tuple(_check(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(value, hints, strict=True)))
+
+
+def _numbers(value: Any) -> list[float]:
+    """Return the numbers in ``value`` that a range speaks of: itself, or those in a tuple."""
+    if isinstance(value, tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def _wrong_type(name: str, value: Any, hint: Any) -> _WrongType:
+    return _WrongType(f"{name} = {value!r} must be {_describe(hint)}, not {type(value).__name__}.")
+
+
 def _describe(hint: Any) -> str:
-    if hint is type(None) or hint is None:
-        return "none"
-    if typing.get_origin(hint) is typing.Annotated:
-        return _describe(typing.get_args(hint)[0])
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return "None"
+    if hint is Ellipsis:
+        return "..."
+    if origin is typing.Annotated:
+        return _describe(options[0])
+    if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(option) for option in options)
-    return getattr(hint, "__name__", str(hint)) if not options else str(hint)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in options)
+    if origin is tuple:
+        return f"tuple of ({', '.join(_describe(option) for option in options)})"
+    return getattr(hint, "__name__", str(hint))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Settings):
         return value.to_dict()
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return value
