@@ -1,0 +1,105 @@
+"""Cutting clips out of stored rows: vectorised over clips, one small step per environment step.
+
+The functions work on the store's columns (see :mod:`.store`). A *place* is a row, or ``~episode`` for the latest
+observation of an episode, where its rows end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.clip import Clip, ClipSpec
+from ..core.errors import SettingsError
+
+Columns = Mapping[str, NDArray[Any]]
+Places = NDArray[np.int64]
+_DRAWS = 16
+
+
+def draw_starts(columns: Columns, batch: int, block: int, rng: np.random.Generator, first: int, last: int) -> Places:
+    """Return ``batch`` rows in [first, last), uniform among those whose first block is complete.
+
+    Incomplete are only the newest ``block - 1`` rows of running episodes, so drawing again is cheap.
+
+    Raises:
+        SettingsError: if no block is complete yet.
+    """
+    starts = rng.integers(first, last, batch)
+    if block == 1:
+        return starts
+    for _ in range(_DRAWS):
+        bad = np.flatnonzero(~_complete(columns, starts, block, last))
+        if not len(bad):
+            return starts
+        starts[bad] = rng.integers(first, last, len(bad))
+    whole = first + np.flatnonzero(_complete(columns, np.arange(first, last), block, last))
+    if not len(whole):
+        raise SettingsError(f"No block of {block} steps is complete in rows {first} to {last} yet.")
+    bad = np.flatnonzero(~_complete(columns, starts, block, last))
+    starts[bad] = rng.choice(whole, len(bad))
+    return starts
+
+
+def cut_clips(columns: Columns, starts: Places, spec: ClipSpec, last: int) -> Clip:
+    """Return the clips (see :class:`Clip`) that begin at ``starts`` (B,); rows from ``last`` on do not exist."""
+    batch, block = len(starts), spec.block
+    path, taken = _follow(columns["successors"], starts, spec.length * block, last)
+    valid = _valid(columns, path, taken, block)
+    taken = taken.reshape(spec.length, block, batch) & valid[:, None]
+    used = taken.reshape(-1, batch).T
+    rows = np.where(used, path[:-1].T, 0)
+    blocks = (batch, spec.length, block)
+    actions = columns["actions"][rows] * used[..., None]
+    rewards = (columns["rewards"][rows] * used).reshape(blocks).sum(axis=2)
+    terminated = (columns["terminated"][rows] & used).reshape(blocks).any(axis=2)
+    return Clip(
+        observations=torch.from_numpy(_observations(columns, path[::block].T)),
+        actions=torch.from_numpy(actions.reshape(batch, spec.length, -1)),
+        rewards=torch.from_numpy(rewards),
+        terminated=torch.from_numpy(terminated.astype(np.float32)),
+        valid=torch.from_numpy(valid.T.astype(np.float32)),
+    )
+
+
+def _follow(successors: Places, starts: Places, steps: int, last: int) -> tuple[Places, NDArray[np.bool_]]:
+    """Return the place before each step and after the last (steps + 1, B), and which steps were taken (steps, B).
+
+    Where the recording ends, at an episode's end or at row ``last``, the path stays.
+    """
+    path = np.empty((steps + 1, len(starts)), np.int64)
+    taken = np.empty((steps, len(starts)), bool)
+    path[0] = starts
+    for step in range(steps):
+        place = path[step]
+        taken[step] = (place >= 0) & (place < last)
+        path[step + 1] = np.where(taken[step], successors[np.where(taken[step], place, 0)], place)
+    return path, taken
+
+
+def _valid(columns: Columns, path: Places, taken: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
+    """Return (T, B): blocks that began and were completed, or were begun and saw their episode end."""
+    if block == 1:
+        return taken
+    after = path[block::block]
+    ended = (after < 0) & columns["closed"][np.where(after < 0, ~after, 0)]
+    valid: NDArray[np.bool_] = taken[::block] & (taken[block - 1 :: block] | ended)
+    return valid
+
+
+def _complete(columns: Columns, starts: Places, block: int, last: int) -> NDArray[np.bool_]:
+    path, taken = _follow(columns["successors"], starts, block, last)
+    first: NDArray[np.bool_] = _valid(columns, path, taken, block)[0]
+    return first
+
+
+def _observations(columns: Columns, places: Places) -> NDArray[np.float32]:
+    ended = places < 0
+    observations: NDArray[np.float32] = columns["observations"][np.where(ended, 0, places)]
+    if ended.any():
+        observations[ended] = columns["latest"][~places[ended]]
+    return observations

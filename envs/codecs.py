@@ -1,0 +1,245 @@
+"""Codecs: between the spaces that environments have and the flat float32 vectors that everything inside works with.
+
+Observations become one vector each. Actions are [-1, 1] inside, or one-hots, and come out exactly inside the bounds.
+Spaces that cannot be coded are refused on construction, naming the wrapper that helps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ..core.errors import EnvironmentFault, UnsupportedSpaceError
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+
+class ObservationCodec:
+    """Turns native observations into vectors.
+
+    A Box is flattened; Discrete, MultiDiscrete and MultiBinary become one-hots; a Dict of these is concatenated in
+    the order of its keys.
+
+    Args:
+        space: the space of a single observation.
+
+    Attributes:
+        size: length O of the vector.
+
+    Raises:
+        UnsupportedSpaceError: for images, nested Dicts, Tuples, empty and other spaces.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        self._parts = {key: _observation_part(part, key) for key, part in parts.items()}
+        self.size = sum(part.size for part in self._parts.values())
+        if self.size == 0:
+            raise UnsupportedSpaceError(f"The observation space {space} is empty; there is nothing to learn from.")
+
+    def __call__(self, observations: Any) -> Floats:
+        """Return (B, O) float32 for a batch as vector environments give it: an array, or a dict of arrays.
+
+        The result never shares memory with the argument.
+
+        Raises:
+            EnvironmentFault: if the batch does not fit the space.
+        """
+        if None in self._parts:
+            return self._parts[None].encode(observations)
+        return np.concatenate([part.encode(_item(observations, key)) for key, part in self._parts.items()], axis=1)
+
+    def single(self, observation: Any) -> Floats:
+        """Return (O,) float32 for one observation; raises as :meth:`__call__` does."""
+        if isinstance(observation, dict):
+            return self({key: np.asarray(value)[None] for key, value in observation.items()})[0]
+        return self(np.asarray(observation)[None])[0]
+
+    def is_batch(self, observation: Any) -> bool:
+        """Whether ``observation`` is a batch (one axis more than the space) rather than a single observation."""
+        key, part = next(iter(self._parts.items()))
+        return np.ndim(observation if key is None else _item(observation, key)) > len(part.shape)
+
+
+class ActionCodec:
+    """Turns internal actions into native ones and back.
+
+    Inside, a Box is [-1, 1] per dimension (a dimension whose bounds coincide keeps its one value), and Discrete,
+    MultiDiscrete and MultiBinary are one-hots, concatenated. Outside, decoded actions always lie in the space.
+
+    Args:
+        space: the space of a single action.
+
+    Attributes:
+        dims: internal dimensions A.
+        discrete: whether actions are one-hots.
+        planning_space: the space that planners search: Box(-1, 1, (A,)), Discrete(n) or MultiDiscrete(n, ...).
+
+    Raises:
+        UnsupportedSpaceError: for infinite, empty, Dict, Tuple and other spaces.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+        self.discrete = not isinstance(space, spaces.Box)
+        if isinstance(space, spaces.Box):
+            _check_finite_box(space)
+            self.dims = int(np.prod(space.shape))
+            self.planning_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (self.dims,), np.float32)
+            self._low, self._high = space.low.reshape(-1), space.high.reshape(-1)
+        else:
+            self._choices, self._start = _choices(space, "action")
+            self.dims = int(self._choices.sum())
+            single = isinstance(space, spaces.Discrete)
+            self.planning_space = (
+                spaces.Discrete(self.dims) if single else spaces.MultiDiscrete(self._choices.astype(np.int64))
+            )
+        if self.dims == 0:
+            raise UnsupportedSpaceError(f"The action space {space} has no dimensions; there is nothing to decide.")
+        self._shape, self._dtype = tuple(space.shape or ()), space.dtype
+
+    def decode(self, actions: Array) -> Array:
+        """Return native actions (B, *shape) for internal ones (B, A); values beyond [-1, 1] are clipped."""
+        if self.discrete:
+            ends = np.cumsum(self._choices)[:-1]
+            chosen = np.stack([group.argmax(axis=1) for group in np.split(actions, ends, axis=1)], axis=1)
+            native = (chosen + self._start).astype(self._dtype)
+        else:
+            native = self._into_box(np.asarray(actions, dtype=np.float64))
+        return native.reshape(len(actions), *self._shape)
+
+    def encode(self, native: Any) -> Floats:
+        """Return internal actions (B, A) for native ones (B, *shape)."""
+        native = np.asarray(native)
+        native = native.reshape(len(native), -1)
+        if self.discrete:
+            return _one_hot(native - self._start, self._choices)
+        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
+        # Halved before they are subtracted, so that the widest range of float64 does not overflow.
+        half, centre = high / 2 - low / 2, high / 2 + low / 2
+        inside = (native.astype(np.float64) - centre) / np.where(half > 0, half, 1.0)
+        return np.where(half > 0, np.clip(inside, -1.0, 1.0), 0.0).astype(np.float32)
+
+    def sample(self, rng: np.random.Generator, batch: int) -> Floats:
+        """Return ``batch`` uniformly random internal actions (B, A)."""
+        if self.discrete:
+            return _one_hot(rng.integers(self._choices, size=(batch, len(self._choices))), self._choices)
+        return rng.uniform(-1.0, 1.0, (batch, self.dims)).astype(np.float32)
+
+    def _into_box(self, actions: Array) -> Array:
+        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
+        share = np.clip(actions / 2 + 0.5, 0.0, 1.0)
+        values = low * (1.0 - share) + high * share  # exact at both ends, and without overflow
+        if np.issubdtype(self._dtype, np.integer):
+            values = np.rint(values)
+        with np.errstate(invalid="ignore"):  # int64 and uint64 bounds may round beyond the type; mended below
+            native = values.astype(self._dtype)
+        return np.where(values <= low, self._low, np.where(values >= high, self._high, native))
+
+
+class _BoxPart:
+    """A Box, flattened."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.shape = space.shape
+        self.size = int(np.prod(space.shape))
+
+    def encode(self, values: Any) -> Floats:
+        values = _checked(values, self.shape)
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes inf, and is caught later
+            return values.reshape(len(values), self.size).astype(np.float32)
+
+
+class _OneHotPart:
+    """Discrete, MultiDiscrete or MultiBinary, as one-hots."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.shape = tuple(space.shape or ())
+        self._choices, self._start = _choices(space, "observation")
+        self.size = int(self._choices.sum())
+
+    def encode(self, values: Any) -> Floats:
+        values = _checked(values, self.shape)
+        index = values.reshape(len(values), -1).astype(np.int64) - self._start
+        if (index < 0).any() or (index >= self._choices).any():
+            raise EnvironmentFault(
+                f"the observation {values.tolist()} is outside its space: from {self._start.tolist()}, "
+                f"{self._choices.tolist()} values each."
+            )
+        return _one_hot(index, self._choices)
+
+
+def _observation_part(space: gym.Space[Any], key: str | None) -> _BoxPart | _OneHotPart:
+    what = "The observation space" if key is None else f"The observation {key!r}"
+    if isinstance(space, spaces.Box):
+        if len(space.shape) == 3 or (len(space.shape) == 2 and space.dtype == np.uint8):
+            raise UnsupportedSpaceError(
+                f"{what} holds images, of shape {space.shape}. Images come in a later version; for now use an "
+                "environment that observes its state, or drop the key with gymnasium.wrappers.FilterObservation."
+            )
+        return _BoxPart(space)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return _OneHotPart(space)
+    advice = (
+        "gymnasium.wrappers.FlattenObservation makes one vector of it."
+        if isinstance(space, spaces.Dict | spaces.Tuple)
+        else "Turn it into a Box with gymnasium.wrappers.TransformObservation."
+    )
+    raise UnsupportedSpaceError(
+        f"{what} is {type(space).__name__}; Box, Discrete, MultiDiscrete, MultiBinary and one Dict of these are "
+        f"understood. {advice}"
+    )
+
+
+def _choices(space: gym.Space[Any], what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many values each part of a discrete space takes, and the first value, both flat."""
+    if isinstance(space, spaces.Discrete):
+        return np.array([space.n], np.int64), np.array([space.start], np.int64)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec.reshape(-1).astype(np.int64), np.asarray(space.start).reshape(-1).astype(np.int64)
+    if isinstance(space, spaces.MultiBinary):
+        parts = int(np.prod(space.shape))
+        return np.full(parts, 2, np.int64), np.zeros(parts, np.int64)
+    raise UnsupportedSpaceError(
+        f"The {what} space is {type(space).__name__}; finite Box, Discrete, MultiDiscrete and MultiBinary are "
+        "understood. Flatten it: gymnasium.wrappers.TransformAction(env, lambda action: "
+        "gymnasium.spaces.unflatten(env.action_space, action), gymnasium.spaces.flatten_space(env.action_space)), "
+        "where every part is a finite Box."
+    )
+
+
+def _check_finite_box(space: spaces.Box) -> None:
+    if not (space.bounded_below.all() and space.bounded_above.all()):
+        raise UnsupportedSpaceError(
+            f"The action space {space} has infinite bounds, so there is no range to search. Give it finite ones: "
+            "gymnasium.wrappers.TransformAction(env, lambda action: action, gymnasium.spaces.Box(low, high))."
+        )
+
+
+def _one_hot(index: NDArray[np.int64], choices: NDArray[np.int64]) -> Floats:
+    """Return concatenated one-hots (B, sum of choices) for indices (B, parts)."""
+    encoded = np.zeros((len(index), int(choices.sum())), np.float32)
+    starts = np.cumsum(choices) - choices
+    np.put_along_axis(encoded, (index + starts).astype(np.int64), 1.0, axis=1)
+    return encoded
+
+
+def _checked(values: Any, shape: tuple[int, ...]) -> Array:
+    """Return the batch as an array, or say how its shape differs from the expected one."""
+    values = np.asarray(values)
+    if values.shape[1:] != shape or values.ndim == 0 or values.dtype == object:
+        raise EnvironmentFault(f"the observation has shape {values.shape[1:]}, and the space says {shape}.")
+    return values
+
+
+def _item(observations: Any, key: str | None) -> Any:
+    try:
+        return observations[key]
+    except (KeyError, TypeError, IndexError) as error:
+        raise EnvironmentFault(f"the observation lacks {key!r}, which its Dict space promises.") from error

@@ -1,0 +1,230 @@
+"""Environments: one batch interface over everything that a user may give us to act in."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
+from .codecs import ActionCodec, Array, Floats
+from .transition import Transition
+from .vectors import BuiltVector, Mask, Vector, finite_rows, indices
+
+FAULTS_IN_A_ROW = 10
+
+
+class Environments:
+    """B environments that take internal actions, give coded observations, and keep faulty values out.
+
+    A non-finite observation, reward or action cuts the episode: it is counted, nothing of that step is valid, and a
+    fresh episode starts. Made by :func:`make_environments`.
+
+    Attributes:
+        name: what messages call the environments.
+        num_envs: B.
+        observation_space: of a single environment, native.
+        action_space: of a single environment, native.
+        observation_codec: to coded observations (B, O).
+        action_codec: between internal actions (B, A) and native ones.
+        observations: (B, O), what to act on now.
+        started: (B,), where ``observations`` begins a new episode.
+        faults: episodes cut so far.
+    """
+
+    def __init__(self, vector: Vector) -> None:
+        self.vector = vector
+        self.name, self.num_envs = vector.name, vector.num_envs
+        self.observation_space, self.action_space = vector.observation_space, vector.action_space
+        self.observation_codec, self.action_codec = vector.codec, ActionCodec(vector.action_space)
+        self.observations: Floats = np.zeros((self.num_envs, self.observation_codec.size), np.float32)
+        self.started = np.zeros(self.num_envs, bool)
+        self.faults = 0
+        self._faults_in_a_row = np.zeros(self.num_envs, np.int64)
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+        self._actions: list[list[Floats]] = [[] for _ in range(self.num_envs)]  # of the open episodes
+        self._was_reset = False
+
+    def reset(self) -> Floats:
+        """Start a fresh episode in every environment and return its observations (B, O)."""
+        observations = self.vector.reset()
+        self._ensure_finite(observations, np.zeros(self.num_envs, bool))
+        self._forget(np.ones(self.num_envs, bool))
+        self._was_reset = True
+        self.observations, self.started = observations, np.ones(self.num_envs, bool)
+        return observations.copy()
+
+    def step(self, actions: Array) -> Transition:
+        """Step every environment with internal actions (B, A), and start a fresh episode where one ended.
+
+        Raises:
+            SettingsError: if the actions have another shape, or nothing was reset yet.
+            EnvironmentFault: if an environment raises, returns something of the wrong shape, or has to be cut more
+                than 10 times in a row.
+        """
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != (self.num_envs, self.action_codec.dims):
+            expected = (self.num_envs, self.action_codec.dims)
+            raise SettingsError(f"{self.name} takes actions of shape {expected}, not {actions.shape}.")
+        if not self._was_reset:
+            raise SettingsError(f"{self.name} must be reset before its first step.")
+        usable = finite_rows(actions)
+        native = self.action_codec.decode(actions if usable.all() else np.where(usable[:, None], actions, 0.0))
+        transition = self.vector.step(native)
+        transition.truncated[transition.terminated] = False
+        self._cut_faulty(transition, usable)
+        self._account(actions, transition)
+        self.observations, self.started = transition.observations.copy(), transition.started.copy()
+        return transition
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.vector.close()
+
+    # Faults
+
+    def _cut_faulty(self, transition: Transition, usable: Mask) -> None:
+        """Take back steps with non-finite values, in place, and make sure that what follows is finite."""
+        finite_after = finite_rows(transition.next_observations)
+        finite_reward = np.isfinite(transition.rewards)
+        sound = usable & finite_after & finite_reward
+        if sound.all() and np.isfinite(transition.observations).all():
+            return
+        cut = transition.valid & ~sound
+        for index in indices(cut):
+            what = "action" if not usable[index] else "observation" if not finite_after[index] else "reward"
+            transition.infos[index] = {"fault": f"non-finite {what}"}
+            self._count_fault(index, what)
+        self._ensure_finite(transition.observations, cut & ~transition.started)
+        transition.valid[cut] = transition.terminated[cut] = transition.truncated[cut] = False
+        transition.started[cut] = True
+        unused = ~transition.valid
+        transition.rewards[unused] = 0.0
+        transition.next_observations[unused] = transition.observations[unused]
+
+    def _ensure_finite(self, observations: Floats, restart: Mask) -> None:
+        """Start fresh episodes where ``restart`` holds, and again where they begin with a non-finite observation."""
+        while True:
+            if restart.any():
+                self.vector.restart(restart, observations)
+            restart = ~finite_rows(observations)
+            if not restart.any():
+                return
+            for index in indices(restart):
+                self._count_fault(index, "first observation")
+
+    def _count_fault(self, index: int, what: str) -> None:
+        self.faults += 1
+        self._faults_in_a_row[index] += 1
+        if self._faults_in_a_row[index] > FAULTS_IN_A_ROW:
+            raise EnvironmentFault(
+                f"{self.vector.where(index)}: {self._faults_in_a_row[index]} episodes in a row had to be cut, "
+                f"the last because of a non-finite {what}. The environment itself needs mending; `forethought doctor` "
+                "tells more."
+            )
+
+    # Accounts
+
+    def _account(self, actions: Floats, transition: Transition) -> None:
+        valid = transition.valid
+        self._faults_in_a_row[valid] = 0
+        self._returns += transition.rewards
+        self._lengths += valid
+        if isinstance(self.vector, BuiltVector):  # only then can an episode be repeated
+            for index in indices(valid):
+                self._actions[index].append(actions[index].copy())
+        ended = transition.terminated | transition.truncated
+        for index in indices(ended):
+            info = transition.infos[index]
+            info["TimeLimit.truncated"] = bool(transition.truncated[index])
+            known = info.get("episode")  # SB3's Monitor sits below wrappers that change rewards, and knows better
+            if not (isinstance(known, dict) and {"r", "l"} <= known.keys()):
+                info["episode"] = {"r": float(self._returns[index]), "l": int(self._lengths[index])}
+        self._forget(ended | transition.started)
+
+    def _forget(self, mask: Mask) -> None:
+        self._returns[mask] = 0.0
+        self._lengths[mask] = 0
+        for index in indices(mask):
+            self._actions[index] = []
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to take the open episodes up again, as plain data for JSON.
+
+        That is each episode's number, reset seed and actions; of environments that we did not build, only counts.
+        """
+        vector = self.vector
+        state: dict[str, Any] = {"num_envs": self.num_envs, "faults": self.faults}
+        if isinstance(vector, BuiltVector) and self._was_reset:
+            state["open_episodes"] = [
+                {
+                    "episode": int(vector.episodes[index]),
+                    "seed": int(vector.seeds[index]),
+                    "steps": len(self._actions[index]),
+                    "actions": _pack(np.array(self._actions[index], np.float32)),
+                    "observation": _pack(self.observations[index]),
+                    "return": float(self._returns[index]),
+                }
+                for index in range(self.num_envs)
+            ]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Take up the open episodes of :meth:`state_dict`: reset with their seeds and repeat their actions.
+
+        Afterwards ``observations`` and ``started`` say where each environment stands.
+
+        Returns:
+            Whether every environment came back to the observation and return that it had. Where one did not, or the
+            environments were not built here, a fresh episode was started instead.
+
+        Raises:
+            CheckpointError: if the state is of another number of environments, or damaged.
+        """
+        if state.get("num_envs") != self.num_envs:
+            raise CheckpointError(f"The saved state has {state.get('num_envs')} environments, not {self.num_envs}.")
+        self.faults = int(state.get("faults", 0))
+        episodes = state.get("open_episodes")
+        if not isinstance(self.vector, BuiltVector) or episodes is None:
+            self.reset()
+            return False
+        try:
+            exact = [self._repeat(self.vector, index, episode) for index, episode in enumerate(episodes)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"The saved state of {self.name} is damaged: {error!r}") from error
+        self._was_reset = True
+        fresh = ~np.array(exact)
+        self._forget(fresh)
+        self._ensure_finite(self.observations, fresh)
+        self.started = fresh | (self._lengths == 0)
+        return all(exact)
+
+    def _repeat(self, vector: BuiltVector, index: int, episode: Mapping[str, Any]) -> bool:
+        """Repeat one open episode; return whether it led where it had led before."""
+        actions = _unpack(episode["actions"]).reshape(int(episode["steps"]), self.action_codec.dims)
+        observation, earned, ended = vector.begin(index, int(episode["episode"]), int(episode["seed"])), 0.0, False
+        for native in self.action_codec.decode(actions):
+            if ended:
+                return False
+            observation, reward, terminated, truncated, _, _ = vector.advance(index, native)
+            earned += float(np.float32(reward))
+            ended = terminated or truncated
+        self.observations[index] = observation
+        self._actions[index] = list(actions)
+        self._returns[index], self._lengths[index] = earned, len(actions)
+        same = np.array_equal(observation, _unpack(episode["observation"])) and earned == float(episode["return"])
+        return same and not ended
+
+
+def _pack(values: Floats) -> str:
+    """Return float32 numbers as text, exactly and much shorter than in decimals."""
+    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
+
+
+def _unpack(text: str) -> Floats:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)

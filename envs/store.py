@@ -1,0 +1,257 @@
+"""EpisodeStore: every step ever taken, append-only, and the sampler that cuts clips from it.
+
+A row is one environment step: the observation before it, the action, the reward, and whether it ended the episode
+in a terminal state. Each row points to the row that follows it in its episode, and the last one to the episode's
+latest observation, kept beside the rows. So environments may interleave in any order, and running episodes can be
+sampled like finished ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.clip import Clip, ClipSpec
+from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
+from .clips import cut_clips, draw_starts
+from .columns import PER_EPISODE, PER_ROW, Columns, read_header
+
+if TYPE_CHECKING:
+    from .transition import Transition
+
+Array = NDArray[Any]
+_PER_ENVIRONMENT = ("now", "began", "open_episode", "last_row")
+_NONE = -1
+
+
+class EpisodeStore:
+    """Append-only rows of experience.
+
+    Args:
+        observation_dims: O.
+        action_dims: A, of internal actions ([-1, 1] or one-hots).
+        num_envs: B, environments that append to it.
+        folder: where to keep the rows as memory-mapped files, for data larger than memory. A store that is there
+            already is continued as of its last :meth:`flush`; episodes that were running then stay unfinished.
+            ``None`` keeps everything in memory.
+
+    Raises:
+        CheckpointError: if what ``folder`` holds is damaged, of another version or of other dimensions.
+    """
+
+    def __init__(
+        self, observation_dims: int, action_dims: int, num_envs: int = 1, folder: str | Path | None = None
+    ) -> None:
+        if min(observation_dims, action_dims, num_envs) < 1:
+            raise SettingsError(
+                f"A store needs at least one observation dimension, action dimension and environment, not "
+                f"{observation_dims}, {action_dims} and {num_envs}."
+            )
+        self.observation_dims, self.action_dims, self.num_envs = observation_dims, action_dims, num_envs
+        self._columns = Columns(observation_dims, action_dims, None if folder is None else Path(folder))
+        self._now = np.zeros((num_envs, observation_dims), np.float32)
+        self._began = np.zeros(num_envs, bool)
+        self._open_episode = np.full(num_envs, _NONE, np.int64)  # none until its first step
+        self._last_row = np.full(num_envs, _NONE, np.int64)
+
+    @classmethod
+    def open(cls, folder: str | Path, num_envs: int = 1) -> Self:
+        """Open the store in ``folder`` without knowing its dimensions.
+
+        Raises:
+            CheckpointError: if there is none, or it cannot be read.
+        """
+        header = read_header(Path(folder))
+        if header is None:
+            raise CheckpointError(f"{folder} holds no episode store.")
+        return cls(header["observation_dims"], header["action_dims"], num_envs, folder)
+
+    @property
+    def rows(self) -> int:
+        """Environment steps stored."""
+        return self._columns.rows
+
+    @property
+    def episodes(self) -> int:
+        """Episodes with at least one stored step, running ones included."""
+        return self._columns.episodes
+
+    def begin(self, observations: Array, mask: Array | None = None) -> None:
+        """Begin a new episode with ``observations`` (B, O) where ``mask`` (B,) holds, everywhere by default.
+
+        An episode that is still open there ends, as truncated.
+        """
+        mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
+        _require_finite(observations[mask], "observations")
+        self._close(mask)
+        self._now[mask] = observations[mask]
+        self._began |= mask
+
+    def append(self, actions: Array, transition: Transition) -> None:
+        """Store the valid steps of ``transition``, made by internal ``actions`` (B, A), and begin what it started.
+
+        Where a step is not valid and a new episode started, the open one was cut: it ends, as truncated.
+        """
+        stepped = np.flatnonzero(transition.valid)
+        if len(stepped):
+            self._append(stepped, np.asarray(actions), transition)
+            self._close(transition.valid & (transition.terminated | transition.truncated))
+        if transition.started.any():
+            self.begin(transition.observations, transition.started)
+
+    def _append(self, stepped: NDArray[np.int64], actions: Array, transition: Transition) -> None:
+        if not self._began[stepped].all():
+            raise SettingsError("A step can be stored only where an episode has begun; call begin first.")
+        after, rewards = transition.next_observations[stepped], transition.rewards[stepped]
+        _require_finite(after, "observations")
+        _require_finite(actions[stepped], "actions")
+        _require_finite(rewards, "rewards")
+        fresh = stepped[self._open_episode[stepped] == _NONE]
+        if len(fresh):
+            self._open_episode[fresh] = self._columns.add_episodes(len(fresh))
+        rows, episodes, previous = (
+            self._columns.add_rows(len(stepped)),
+            self._open_episode[stepped],
+            self._last_row[stepped],
+        )
+        data = self._columns.data
+        data["observations"][rows] = self._now[stepped]
+        data["actions"][rows] = actions[stepped]
+        data["rewards"][rows] = rewards
+        data["terminated"][rows] = transition.terminated[stepped]
+        data["successors"][rows] = ~episodes
+        data["successors"][previous[previous != _NONE]] = rows[previous != _NONE]
+        data["episode_of_row"][rows] = episodes
+        data["latest"][episodes] = after
+        self._last_row[stepped] = rows
+        self._now[stepped] = after
+
+    def _close(self, mask: Array) -> None:
+        episodes = self._open_episode[mask]
+        self._columns.data["closed"][episodes[episodes != _NONE]] = True
+        self._open_episode[mask] = _NONE
+        self._last_row[mask] = _NONE
+        self._began[mask] = False
+
+    def add_episode(
+        self, observations: Array, actions: Array, rewards: Array, terminated: bool, truncated: bool
+    ) -> None:
+        """Add a recorded episode of T steps.
+
+        Args:
+            observations: (T + 1, O), the one after the last step included.
+            actions: (T, A), internal ones (:meth:`ActionCodec.encode` makes them).
+            rewards: (T,); zeros where there are none.
+            terminated: whether the last step reached a terminal state.
+            truncated: whether the episode was cut there; if neither, it merely stops being recorded.
+
+        Raises:
+            SettingsError: if the shapes do not fit each other and the store.
+            EnvironmentFault: if a value is not finite.
+        """
+        steps = len(actions)
+        given = (np.shape(observations), np.shape(actions), np.shape(rewards))
+        expected = ((steps + 1, self.observation_dims), (steps, self.action_dims), (steps,))
+        if given != expected or steps == 0:
+            raise SettingsError(
+                f"An episode of {steps} steps needs observations, actions and rewards of shapes {expected}, "
+                f"not {given}."
+            )
+        for values, what in ((observations, "observations"), (actions, "actions"), (rewards, "rewards")):
+            _require_finite(values, what)
+        [episode], rows = self._columns.add_episodes(1), self._columns.add_rows(steps)
+        data = self._columns.data
+        data["observations"][rows] = observations[:-1]
+        data["actions"][rows] = actions
+        data["rewards"][rows] = rewards
+        data["terminated"][rows] = False
+        data["terminated"][rows[-1]] = terminated
+        data["successors"][rows] = rows + 1
+        data["successors"][rows[-1]] = ~episode
+        data["episode_of_row"][rows] = episode
+        data["latest"][episode] = observations[-1]
+        data["closed"][episode] = terminated or truncated
+
+    def sample(self, batch: int, spec: ClipSpec, rng: np.random.Generator, rows: slice | None = None) -> Clip:
+        """Cut ``batch`` clips that start at uniformly random rows and never cross an episode's end.
+
+        A clip step is valid if all environment steps of its block were taken, or the episode ended inside it. What
+        follows is padding: the last place again, zero actions and rewards.
+
+        Args:
+            batch: clips B.
+            spec: model steps T and environment steps per model step.
+            rng: where the random rows come from.
+            rows: the rows to use, in the order in which they were appended (``slice(0, 900)`` to train,
+                ``slice(900, None)`` to validate); the others count as not recorded.
+
+        Raises:
+            SettingsError: if no clip can start there, with the numbers.
+        """
+        first, last, stride = (rows or slice(None)).indices(self.rows)
+        if stride != 1 or first >= last:
+            raise SettingsError(f"No clip can start in rows {first} to {last} of {self.rows} (step {stride}).")
+        data = self._columns.data
+        return cut_clips(data, draw_starts(data, batch, spec.block, rng, first, last), spec, last)
+
+    def episode(self, index: int) -> dict[str, Array]:
+        """Return a copy of one episode of T steps.
+
+        Returns:
+            observations (T + 1, O), actions (T, A), rewards (T,), terminated (T,) bool, and closed () bool, which is
+            False while the episode runs.
+        """
+        if not 0 <= index < self.episodes:
+            raise SettingsError(f"There is no episode {index}; {self.episodes} are stored.")
+        data = self._columns.used()
+        rows = np.flatnonzero(data["episode_of_row"] == index)
+        observations = np.concatenate([data["observations"][rows], data["latest"][index][None]])
+        columns = {name: data[name][rows] for name in ("actions", "rewards", "terminated")}
+        return {"observations": observations, **columns, "closed": np.array(data["closed"][index])}
+
+    def arrays(self) -> dict[str, Array]:
+        """Return everything as arrays, running episodes included; views, which the next :meth:`append` may change."""
+        return {**self._columns.used(), **{name: getattr(self, f"_{name}") for name in _PER_ENVIRONMENT}}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], folder: str | Path | None = None) -> Self:
+        """Rebuild a store from :meth:`arrays`, in memory or in a folder without one.
+
+        Raises:
+            CheckpointError: if arrays are missing or do not fit each other, or the folder holds a store.
+        """
+        missing = [name for name in (*PER_ROW, *PER_EPISODE, *_PER_ENVIRONMENT) if name not in arrays]
+        if missing:
+            raise CheckpointError(f"The stored experience lacks {', '.join(missing)}.")
+        observation_dims, action_dims = (arrays[name].shape[-1] for name in ("observations", "actions"))
+        store = cls(observation_dims, action_dims, len(arrays["now"]), folder)
+        if store.rows:
+            raise CheckpointError(f"{folder} holds a store with {store.rows} rows already.")
+        rows, episodes = len(arrays["rewards"]), len(arrays["closed"])
+        store._columns.add_rows(rows)
+        store._columns.add_episodes(episodes)
+        for name, target in store.arrays().items():
+            if arrays[name].shape != target.shape or arrays[name].dtype != target.dtype:
+                raise CheckpointError(
+                    f"The stored experience is inconsistent: {name} is {arrays[name].dtype}{arrays[name].shape}, not "
+                    f"{target.dtype}{target.shape}."
+                )
+            target[...] = arrays[name]
+        for name, count in (("successors", rows), ("last_row", rows), ("open_episode", episodes)):
+            least = -episodes if name == "successors" else _NONE
+            if ((arrays[name] < least) | (arrays[name] >= count)).any():
+                raise CheckpointError(f"The stored experience is inconsistent: {name} points beyond it.")
+        return store
+
+    def flush(self) -> None:
+        """Bring the files in the folder up to date, so that opening it finds all rows stored so far."""
+        self._columns.flush()
+
+
+def _require_finite(values: Array, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise EnvironmentFault(f"Non-finite {what} are never stored.")
