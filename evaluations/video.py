@@ -99,8 +99,8 @@ def lighten_rendering(env: gym.Env[Any, Any]) -> None:
 
     Call it before the first frame; anything but a MuJoCo environment is left alone.
     """
-    renderer, model = (getattr(env.unwrapped, name, None) for name in ("mujoco_renderer", "model"))
-    if renderer is None or not hasattr(model, "vis"):
+    renderer, model = getattr(env.unwrapped, "mujoco_renderer", None), getattr(env.unwrapped, "model", None)
+    if renderer is None or model is None:
         return
     scale = min(1.0, MAX_SIDE / max(renderer.width, renderer.height))
     renderer.width, renderer.height = int(renderer.width * scale), int(renderer.height * scale)

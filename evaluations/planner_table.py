@@ -1,0 +1,173 @@
+"""The planner table: one trained agent, acting by one planner after another on the same held-out episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import SettingsError, UnsupportedSpaceError
+from ..core.files import write_json
+from .evaluate import Evaluation, evaluate
+from .stage import EnvLike
+from .statistics import Estimate, paired_gain
+from .tables import Table
+
+BARE_POLICY = "policy"
+PLANNERS = ("policy", "random", "cem", "icem", "mppi", "gradient", "hybrid")
+
+
+@dataclass(frozen=True, eq=False)
+class PlannerRow:
+    """One way of acting.
+
+    Attributes:
+        name: of the planner.
+        evaluation: what it brought; ``None`` where it does not support the action space.
+        gain: mean return above the bare policy's on the same episodes; ``None`` for the bare policy itself, and where
+            no episode was sound under both.
+        budget, gradients: candidate rows evaluated, and differentiated, per decision.
+    """
+
+    name: str
+    evaluation: Evaluation | None
+    gain: Estimate | None = None
+    budget: int = 0
+    gradients: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "planner": self.name,
+            "evaluation": self.evaluation.to_dict() if self.evaluation else None,
+            "gain": self.gain.to_dict() if self.gain else None,
+            "budget": self.budget,
+            "gradients": self.gradients,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PlannerTable:
+    """What :func:`evaluate_planners` found.
+
+    Attributes:
+        task: where the episodes were played.
+        rows: one per planner, in the order asked for.
+        episodes, seed: which held-out episodes.
+        budget: evaluations a decision that were allowed.
+    """
+
+    task: str
+    rows: Sequence[PlannerRow]
+    episodes: int
+    seed: int
+    budget: int
+
+    def table(self) -> Table:
+        """Return the figures as text."""
+        return Table(
+            ("planner", "return", "gain over policy", "evaluations", "ms/decision"),
+            [_cells(row) for row in self.rows],
+            title=f"{self.task}: one agent, {len(self.rows)} planners",
+            notes=(
+                f"Mean over the same {self.episodes} held-out episodes (seed {self.seed}) with 95 % bootstrap "
+                "intervals; the gain is paired by episode. Evaluations: candidate rows a decision, plus the rows "
+                f"differentiated; budget + 2 x gradients <= {self.budget}.",
+            ),
+        )
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown."""
+        return self.table().to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        shared = {"task": self.task, "episodes": self.episodes, "seed": self.seed, "budget": self.budget}
+        return {**shared, "rows": [row.to_dict() for row in self.rows], "markdown": self.to_markdown()}
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_dict` as JSON; ``planners.json`` in a run folder is shown by its report."""
+        write_json(path, self.to_dict())
+
+
+def evaluate_planners(
+    agent: Any,
+    env: EnvLike,
+    planners: Sequence[str] = PLANNERS,
+    budget: int = 300,
+    episodes: int = 10,
+    seed: int = 0,
+    *,
+    on_row: Callable[[PlannerRow], None] | None = None,
+    **options: Any,
+) -> PlannerTable:
+    """Let one trained agent act by each of ``planners``, without any training, on the same held-out episodes.
+
+    The bare policy is always among them, because the gains are measured against it.
+
+    Args:
+        agent: has ``planning_with(name, budget=...)``, as JEPA agents do.
+        env: see :func:`~.evaluate.evaluate`.
+        planners: registered names; those that do not support the action space are left out, and the table says so.
+        budget: evaluations a decision may cost, rows differentiated counting twice.
+        episodes: number of held-out episodes.
+        seed: names the set of held-out episodes.
+        on_row: called with each row as it is known.
+        options: passed on to :func:`~.evaluate.evaluate`.
+
+    Raises:
+        SettingsError: the agent cannot plan.
+        UnknownNameError: a planner that does not exist.
+    """
+    if not hasattr(agent, "planning_with"):
+        raise SettingsError(
+            f"{type(agent).__name__} has no world model to plan in: the planner table needs a JEPA agent."
+        )
+    names = list(dict.fromkeys([*([] if BARE_POLICY in planners else [BARE_POLICY]), *planners]))
+    views = {name: _view(agent, name, budget) for name in names}  # all at once: a misspelt name fails before any work
+    bare = evaluate(views[BARE_POLICY], env, episodes, seed, **options)
+    rows = []
+    for name, view in views.items():
+        if view is None:
+            row = PlannerRow(name, None)
+        elif name == BARE_POLICY:
+            row = PlannerRow(name, bare, None, view.planner.budget, view.planner.gradients)
+        else:
+            evaluation = evaluate(view, env, episodes, seed, **options)
+            row = PlannerRow(name, evaluation, _gain(evaluation, bare), view.planner.budget, view.planner.gradients)
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    return PlannerTable(env if isinstance(env, str) else _name(env), rows, episodes, seed, budget)
+
+
+def _view(agent: Any, name: str, budget: int) -> Any:
+    if name == BARE_POLICY:
+        return agent.planning_with(name)
+    try:
+        return agent.planning_with(name, budget=budget)
+    except UnsupportedSpaceError:
+        return None
+
+
+def _gain(evaluation: Evaluation, bare: Evaluation) -> Estimate | None:
+    sound = ~(evaluation.faulty | bare.faulty)
+    return paired_gain(evaluation.returns[sound], bare.returns[sound]) if np.any(sound) else None
+
+
+def _cells(row: PlannerRow) -> tuple[str, ...]:
+    if row.evaluation is None:
+        return (row.name, "not for these actions", "", "", "")
+    interval, faults = row.evaluation.interval(), row.evaluation.faults
+    cut = f", {faults} cut" if faults else ""
+    evaluations = f"{row.budget:,}" + (f" + {row.gradients:,}" if row.gradients else "")
+    gain = str(row.gain) if row.gain else ""
+    return (row.name, f"{interval or 'unknown'}{cut}", gain, evaluations, f"{row.evaluation.decision_ms:.2f}")
+
+
+def _name(env: Any) -> str:
+    spec = getattr(env, "spec", None)
+    return str(spec.id if spec else getattr(env, "__name__", type(env).__name__))

@@ -1,0 +1,108 @@
+"""A scripted environment and agents that are simple enough to know what must come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+
+class Countdown(gym.Env):
+    """Ends after a number of steps that the seed decides; the reward is the first action plus a noise of the seed.
+
+    ``fault`` is the step at which "reward" or "observation" (as told by ``where``) is not finite.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(self, render_mode=None, fault=None, where="reward", shortest=3, longest=9, dictionary=False):
+        self.render_mode, self.fault, self.where = render_mode, fault, where
+        self.lengths, self.dictionary = (shortest, longest), dictionary
+        vector = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.observation_space = gym.spaces.Dict({"a": vector, "b": vector}) if dictionary else vector
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.closed = False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(*self.lengths, endpoint=True))
+        self.offset = float(self.np_random.normal())
+        self.time = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.time += 1
+        self.left -= 1
+        reward = float(action[0]) + self.offset
+        if self.fault == self.time and self.where == "reward":
+            reward = float("nan")
+        return self._observe(), reward, self.left == 0, False, {}
+
+    def render(self):
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:, : 5 * self.time] = 255
+        return frame
+
+    def close(self):
+        self.closed = True
+
+    def _observe(self):
+        broken = self.fault == self.time and self.where == "observation"
+        vector = np.array([np.inf if broken else self.left, self.offset], np.float32)
+        return {"a": vector, "b": -vector} if self.dictionary else vector
+
+
+@dataclass
+class SeededState:
+    """What a planner's state is to evaluation: generators per episode that can be narrowed."""
+
+    generators: list
+
+    def select(self, index):
+        return SeededState([self.generators[i] for i in index])
+
+
+class SeededAgent:
+    """Acts at random, each episode from a seed of its own."""
+
+    def __init__(self):
+        self.batches = []
+
+    def initial_state(self, seeds):
+        return SeededState([np.random.default_rng(seed) for seed in seeds])
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        self.batches.append((len(observation), episode_start.copy(), deterministic))
+        actions = [generator.uniform(-1, 1, 2) for generator in state.generators]
+        return np.array(actions, np.float32), state
+
+
+class ConstantAgent:
+    """Always acts the same."""
+
+    def __init__(self, action=(0.5, 0.0)):
+        self.action = np.array(action, np.float32)
+        self.observations = []
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        self.observations.append(observation)
+        size = len(observation["a"]) if isinstance(observation, dict) else len(observation)
+        return np.tile(self.action, (size, 1)), state
+
+
+@pytest.fixture
+def countdown():
+    return Countdown
+
+
+@pytest.fixture
+def seeded_agent():
+    return SeededAgent()
+
+
+@pytest.fixture
+def constant_agent():
+    return ConstantAgent

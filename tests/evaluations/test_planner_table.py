@@ -1,0 +1,98 @@
+"""The planner table swaps planners on one agent, on the same episodes, and counts what each costs."""
+
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from forethought.core.errors import SettingsError, UnknownNameError, UnsupportedSpaceError
+from forethought.evaluations.planner_table import evaluate_planners
+
+
+class View:
+    """Acts always the same; a larger action brings more."""
+
+    def __init__(self, action, budget, gradients=0):
+        self.action = action
+        self.planner = SimpleNamespace(budget=budget, gradients=gradients)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.tile(np.float32([self.action, 0.0]), (len(observation), 1)), state
+
+
+class Agent:
+    def planning_with(self, name, budget=None):
+        if name == "categorical_cem":
+            raise UnsupportedSpaceError("only for discrete actions")
+        if name == "policy":
+            assert budget is None
+            return View(0.25, 1)
+        if name == "hybrid":
+            return View(0.5, budget - 200, 100)
+        if name == "broken":
+            return View(float("nan"), budget)
+        raise UnknownNameError(f"Unknown planner {name!r}.")
+
+
+def test_gains_are_paired_with_the_bare_policy_episode_by_episode(countdown):
+    table = evaluate_planners(Agent(), countdown, ["policy", "hybrid"], episodes=6)
+    policy, hybrid = table.rows
+    lengths = hybrid.evaluation.lengths
+    assert np.array_equal(policy.evaluation.lengths, lengths)
+    assert policy.gain is None
+    assert hybrid.gain.value == pytest.approx(0.25 * lengths.mean())
+    assert hybrid.gain.low > 0, "the episodes differ by far more than the planners, and pairing sees through it"
+    assert hybrid.gain.high - hybrid.gain.low < hybrid.evaluation.interval().high - hybrid.evaluation.interval().low
+
+
+def test_the_bare_policy_comes_along_where_it_was_not_asked_for(countdown):
+    assert [row.name for row in evaluate_planners(Agent(), countdown, ["hybrid"], episodes=2).rows] == [
+        "policy",
+        "hybrid",
+    ]
+
+
+def test_the_table_says_what_a_decision_costs(countdown):
+    markdown = evaluate_planners(Agent(), countdown, ["hybrid"], budget=300, episodes=2).to_markdown()
+    assert "| hybrid" in markdown
+    assert "100 + 100" in markdown
+    assert "budget + 2 x gradients <= 300" in markdown
+
+
+def test_planners_that_do_not_fit_or_break_stay_in_the_table_without_a_claim(countdown):
+    table = evaluate_planners(Agent(), countdown, ["categorical_cem", "broken"], episodes=2)
+    markdown = table.to_markdown()
+    assert "not for these actions" in markdown
+    assert "unknown, 2 cut" in markdown
+    assert json.loads(json.dumps(table.to_dict(), allow_nan=False))["rows"][2]["gain"] is None
+
+
+def test_a_misspelt_planner_fails_before_any_episode(countdown):
+    def never():
+        raise AssertionError("an episode was played")
+
+    with pytest.raises(UnknownNameError, match="icme"):
+        evaluate_planners(Agent(), never, ["hybrid", "icme"])
+
+
+def test_an_agent_without_a_model_is_refused(countdown, seeded_agent):
+    with pytest.raises(SettingsError, match="no world model"):
+        evaluate_planners(seeded_agent, countdown)
+
+
+def test_the_table_is_kept_for_the_report(tmp_path, countdown):
+    table = evaluate_planners(Agent(), countdown, ["hybrid"], episodes=2)
+    table.save(tmp_path / "planners.json")
+    assert json.loads((tmp_path / "planners.json").read_text())["markdown"] == table.to_markdown()
+
+
+def test_the_table_shows_on_a_terminal(countdown):
+    from rich.console import Console
+
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(evaluate_planners(Agent(), countdown, ["hybrid"], episodes=2).table().to_rich())
+    assert "hybrid" in console.export_text()
