@@ -93,6 +93,21 @@ class PlanState:
             ticks=tuple(self.ticks[position] for position in positions),
         )
 
+    def put(self, index: Sequence[int] | np.ndarray | Tensor, other: PlanState) -> PlanState:
+        """Return the state with the problems at ``index`` replaced by those of ``other``, in that order."""
+        rows = torch.as_tensor(index, dtype=torch.long).reshape(-1)
+        seeds, ticks = list(self.seeds), list(self.ticks)
+        for position, seed, tick in zip(rows.tolist(), other.seeds, other.ticks, strict=True):
+            seeds[position], ticks[position] = seed, tick
+        rows = rows.to(self.actions.device)
+        return replace(
+            self,
+            actions=self.actions.index_copy(0, rows, other.actions),
+            elites=self.elites.index_copy(0, rows, other.elites),
+            seeds=tuple(seeds),
+            ticks=tuple(ticks),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:

@@ -1,0 +1,182 @@
+"""Behaviour: actor and critic learned on the latents of a world model, without shaping it.
+
+The critic regresses multi-step returns that bootstrap from a slowly refreshed copy; the actor climbs the critic.
+Latents come in detached, so no gradient of either reaches the world model. Rewards are divided by their mean size,
+so that one set of settings serves tasks of any reward scale.
+
+Sources: TD3 (arXiv 1802.09477) for twin critics and target smoothing; multi-step returns on self-predictive
+latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.clip import Clip
+from ..core.seeding import torch_generator
+from ..core.settings import Range, Settings
+from ..world_model.learner import apply_gradients
+from .actor import CategoricalActor, DeterministicActor
+from .critic import CriticEnsemble
+
+
+@dataclass(frozen=True)
+class BehaviourSettings(Settings):
+    """Settings of actor and critic."""
+
+    hidden: Annotated[int, Range(ge=1)] = 256
+    """Width of the hidden layers of actor and critic."""
+    critics: Annotated[int, Range(ge=1)] = 2
+    """Members of the critic ensemble; targets use the smallest."""
+    discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
+    """Discount per model step."""
+    learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
+    """AdamW's step size."""
+    weight_decay: Annotated[float, Range(ge=0, le=1)] = 1e-4
+    """AdamW's decoupled weight decay."""
+    gradient_clip: Annotated[float, Range(gt=0)] = 20.0
+    """Largest norm of the whole gradient."""
+    target_refresh: Annotated[int, Range(ge=1)] = 250
+    """Updates between two refreshes of the target copies."""
+    smoothing: Annotated[float, Range(ge=0)] = 0.2
+    """Spread of the noise on target actions (continuous actions)."""
+    saturation_penalty: Annotated[float, Range(ge=0)] = 1e-3
+    """Weight of the penalty on the actor's squared pre-activations (continuous actions)."""
+    entropy: Annotated[float, Range(ge=0)] = 0.02
+    """Weight of the policy's entropy, in units of the reward scale (discrete actions)."""
+
+
+class Behaviour(nn.Module):
+    """Actor, critic ensemble, their target copies and their optimiser.
+
+    Args:
+        latent_dims: D.
+        action_dims: A.
+        groups: sizes of the one-hot groups for discrete actions, empty for continuous ones.
+        settings: see :class:`BehaviourSettings`.
+        seed: of the target noise.
+    """
+
+    reward_scale: Tensor
+    target_reward_scale: Tensor
+
+    def __init__(
+        self,
+        latent_dims: int,
+        action_dims: int,
+        groups: tuple[int, ...] = (),
+        settings: BehaviourSettings | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        s = self.settings = settings or BehaviourSettings()
+        self.actor: DeterministicActor | CategoricalActor
+        if groups:
+            self.actor = CategoricalActor(latent_dims, groups, s.hidden, s.entropy)
+        else:
+            self.actor = DeterministicActor(latent_dims, action_dims, s.hidden)
+        self.critic = CriticEnsemble(latent_dims, action_dims, s.hidden, s.critics)
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.register_buffer("reward_scale", torch.ones(()))
+        self.register_buffer("target_reward_scale", torch.ones(()))
+        self.generator = torch_generator(seed, "behaviour")
+        self.updates = 0
+        self.skipped = 0
+        self.optimizer = torch.optim.AdamW(
+            [*self.actor.parameters(), *self.critic.parameters()],
+            lr=s.learning_rate,
+            weight_decay=s.weight_decay,
+            fused=True,
+        )
+
+    def value(self, latents: Tensor) -> Tensor:
+        """Return the value (...), in reward units, of following the actor from ``latents`` (..., D).
+
+        The weights are frozen and the smallest member counts, because a planner seeks out overestimates.
+        """
+
+        def frozen(states: Tensor, actions: Tensor) -> Tensor:
+            return self.critic(states, actions, frozen=True)
+
+        no_noise = latents.new_zeros(())
+        return self.actor.expected_value(latents, frozen, no_noise, 0.0).amin(0) * self.reward_scale
+
+    def update(self, clip: Clip, latents: Tensor, mean_reward_size: float) -> dict[str, Tensor]:
+        """Take one step of critic and actor.
+
+        Args:
+            clip: B clips of T steps.
+            latents: (B, T + 1, D) encodings of the clip, detached.
+            mean_reward_size: mean absolute reward of the data; adopted when the target copies are refreshed.
+
+        Returns:
+            Scalars by name, detached.
+        """
+        if self.updates % self.settings.target_refresh == 0:
+            self._refresh_targets(mean_reward_size)
+        first = latents[:, 0]
+        targets = self._targets(clip, latents)
+        values = self.critic(first, clip.actions[:, 0])
+        critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
+
+        def frozen(states: Tensor, actions: Tensor) -> Tensor:
+            return self.critic(states, actions, frozen=True)
+
+        gain, saturation = self.actor.objective(first, frozen)
+        actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        (critic_loss + actor_loss).backward()
+        self.skipped += not apply_gradients(self.optimizer, self.settings.gradient_clip)
+        self.updates += 1
+        return {
+            "critic": critic_loss.detach(),
+            "actor": actor_loss.detach(),
+            "value": values.detach().mean() * self.reward_scale,
+        }
+
+    @torch.no_grad()
+    def _targets(self, clip: Clip, latents: Tensor) -> Tensor:
+        """Return multi-step targets (B,) in units of the reward scale.
+
+        Rewards are summed to the end of the clip or of the episode, whichever comes first; where the episode was cut
+        by a time limit the value of its last observation is added, where it terminated nothing is.
+        """
+        steps = torch.arange(clip.length, device=latents.device)
+        discounts = self.settings.discount**steps
+        rewards = (clip.rewards * clip.valid * discounts).sum(1)
+        taken = clip.valid.sum(1).long()  # (B,), at least 1
+        rows = torch.arange(clip.batch, device=latents.device)
+        alive = 1 - clip.terminated[rows, taken - 1]
+        last = latents[rows, taken]
+        noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.generator).to(last)
+        bootstrap = self.target_actor.expected_value(last, self.target_critic, noise, self.settings.smoothing)
+        value = bootstrap.amin(0) * self.target_reward_scale
+        return (rewards + alive * self.settings.discount**taken * value) / self.reward_scale
+
+    def _refresh_targets(self, mean_reward_size: float) -> None:
+        self.target_actor.load_state_dict(self.actor.state_dict())
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.target_reward_scale.copy_(self.reward_scale)
+        self.reward_scale.fill_(max(mean_reward_size, 1e-8))
+
+    def state(self) -> dict[str, Any]:
+        """Return what continues learning beside the weights: optimiser, generator, counters."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+            "skipped": self.skipped,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`'s output."""
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would share the tensors
+        self.generator.set_state(state["generator"])
+        self.updates, self.skipped = int(state["updates"]), int(state["skipped"])

@@ -1,0 +1,218 @@
+"""Controller: a world model, a planner and an objective, acting for B environments at once.
+
+A controller is pure, as planners are: everything that it remembers travels in a :class:`ControllerState`.
+Evaluation, training and the agent's ``predict`` all act through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..core.seeding import derive_seed
+from ..planners import Planner, PlanState
+from ..planners.noise import draw_noise
+from ..world_model import JEPA, LatentState
+from .actor import CategoricalActor, DeterministicActor
+
+ObjectiveFactory = Callable[[LatentState], Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class ControllerState:
+    """What a controller remembers of B environments between two calls.
+
+    Attributes:
+        latent: where the environments are, as the model sees it.
+        plan: the planner's warm start, with seed and tick per environment.
+        queue: (B, Q, a) environment actions of the plan being executed, the next one first.
+        left: (B,) host integers, how many of the queue are still to be executed.
+        previous: (B, A) the last model step's action.
+    """
+
+    latent: LatentState
+    plan: PlanState
+    queue: Tensor
+    left: NDArray[np.int64]
+    previous: Tensor
+
+    def select(self, index: Sequence[int] | NDArray[np.int64]) -> ControllerState:
+        """Return the state of the environments at ``index``."""
+        rows = torch.as_tensor(np.asarray(index), dtype=torch.long)
+        on_device = rows.to(self.queue.device)
+        return ControllerState(
+            self.latent.select(on_device),
+            self.plan.select(rows),
+            self.queue[on_device],
+            self.left[rows.numpy()],
+            self.previous[on_device],
+        )
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return plain values and tensors from which :meth:`Controller.restore_state` continues."""
+        return {
+            "latents": self.latent.latents,
+            "actions": self.plan.actions,
+            "elites": self.plan.elites,
+            "seeds": list(self.plan.seeds),
+            "ticks": list(self.plan.ticks),
+            "queue": self.queue,
+            "left": self.left.tolist(),
+            "previous": self.previous,
+        }
+
+
+class Controller:
+    """Acts by planning.
+
+    Args:
+        model: the world model.
+        planner: searches plans of H model steps.
+        objective: makes the cost function of a latent state; see :mod:`forethought.agents.objective`.
+        actor: proposes plans, and explores; ``None`` for none.
+        proposals: plans that the actor proposes; the first follows it exactly, the others are disturbed.
+        proposal_noise: how much (see the actor's ``explore``).
+        execute: model steps of a plan that are executed before planning anew.
+    """
+
+    def __init__(
+        self,
+        model: JEPA,
+        planner: Planner,
+        objective: ObjectiveFactory,
+        actor: DeterministicActor | CategoricalActor | None = None,
+        proposals: int = 1,
+        proposal_noise: float = 0.2,
+        execute: int = 1,
+    ) -> None:
+        self.model, self.planner, self.objective, self.actor = model, planner, objective, actor
+        self.proposals = min(proposals, planner.max_proposals) if actor is not None else 0
+        self.proposal_noise = proposal_noise
+        self.execute = min(execute, planner.horizon)
+        self.block = planner.spec.block
+
+    def initial_state(self, seeds: int | Sequence[int]) -> ControllerState:
+        """Return the state of environments that have not been observed, one per seed."""
+        plan = self.planner.initial_state(seeds)
+        batch, dims, device = len(plan), self.planner.spec.dims, self.model.device
+        return ControllerState(
+            self.model.initial(batch),
+            plan,
+            torch.zeros(batch, self.execute * self.block, dims // self.block, device=device),
+            np.zeros(batch, np.int64),
+            torch.zeros(batch, dims, device=device),
+        )
+
+    def restore_state(self, tree: Mapping[str, Any]) -> ControllerState:
+        """Return the state that :meth:`ControllerState.to_tree` described."""
+        state, device = self.initial_state(tree["seeds"]), self.model.device
+        plan = replace(
+            state.plan,
+            actions=tree["actions"].to(device),
+            elites=tree["elites"].to(device),
+            ticks=tuple(tree["ticks"]),
+        )
+        queue, previous = tree["queue"].to(device), tree["previous"].to(device)
+        left = np.array(tree["left"], np.int64)
+        return ControllerState(LatentState(tree["latents"].to(device)), plan, queue, left, previous)
+
+    @torch.no_grad()
+    def act(
+        self, state: ControllerState, observations: Tensor, reset: NDArray[np.bool_], explore: float | None = None
+    ) -> tuple[Tensor, ControllerState]:
+        """Choose one environment action per environment.
+
+        Args:
+            state: from :meth:`initial_state` or the last call.
+            observations: (B, O).
+            reset: (B,) where a new episode begins: warm start and plan being executed are forgotten.
+            explore: disturb the actions by this much, from each environment's own seed; ``None`` for not at all.
+
+        Returns:
+            ``(actions (B, a), state)``.
+        """
+        left = np.where(reset, 0, state.left)
+        plan = state.plan.reset(reset) if reset.any() else state.plan
+        state = replace(state, left=left, plan=plan)
+        observed = np.flatnonzero(left % self.block == 0)  # elsewhere a model step is still being executed
+        if len(observed):
+            state = self._observe(state, observations, reset, observed)
+        due = np.flatnonzero(left == 0)
+        if len(due):
+            state = self._replan(state, due)
+        ticks = state.plan.ticks
+        actions = state.queue[:, 0]
+        if explore is not None:
+            actions = self._disturb(state, actions, explore, ticks)
+        return actions, replace(state, queue=state.queue.roll(-1, 1), left=state.left - 1)
+
+    def _observe(
+        self, state: ControllerState, observations: Tensor, reset: NDArray[np.bool_], rows: NDArray[np.int64]
+    ) -> ControllerState:
+        index = torch.from_numpy(rows).to(observations.device)
+        begun = torch.from_numpy(reset[rows]).to(observations.device)
+        seen = self.model.observe(state.latent.select(index), observations[index], state.previous[index], begun)
+        return replace(state, latent=state.latent.put(index, seen))
+
+    def _replan(self, state: ControllerState, rows: NDArray[np.int64]) -> ControllerState:
+        index = torch.from_numpy(rows).to(state.queue.device)
+        latent, warm = state.latent.select(index), state.plan.select(rows)
+        plan = self.planner.plan(self.objective(latent), warm, self._propose(latent, warm))
+        executed = plan.actions[:, : self.execute]
+        left = state.left.copy()
+        left[rows] = self.execute * self.block
+        return replace(
+            state,
+            plan=state.plan.put(rows, plan.state.shift(self.execute)),
+            queue=state.queue.index_copy(0, index, executed.reshape(len(rows), *state.queue.shape[1:])),
+            left=left,
+            previous=state.previous.index_copy(0, index, executed[:, -1]),
+        )
+
+    def _propose(self, latent: LatentState, warm: PlanState) -> Tensor | None:
+        """Return plans (B, P, H, A) that the actor would follow in the model, or ``None`` without an actor."""
+        if self.actor is None or self.proposals == 0:
+            return None
+        horizon, dims, count = self.planner.horizon, self.planner.spec.dims, self.proposals
+        exact = self.model.initial(1).latents.new_zeros(len(warm), count, horizon, dims)
+        noise = exact
+        if count > 1:
+            seeds = tuple(derive_seed(seed, "proposals") for seed in warm.seeds)
+            noise = draw_noise(seeds, warm.ticks, (count, horizon, dims), exact.device)
+        state = LatentState(latent.latents.unsqueeze(1).expand(-1, count, -1))
+        plan = []
+        for step in range(horizon):
+            preferred = self.actor(state.latents)
+            if count > 1:
+                disturbed = self.actor.explore(state.latents[:, 1:], noise[:, 1:, step], self.proposal_noise)
+                preferred = torch.cat([preferred[:, :1], disturbed], 1)
+            plan.append(preferred)
+            if step + 1 < horizon:
+                state = self.model.step(state, preferred).state
+        return torch.stack(plan, 2)
+
+    def _disturb(self, state: ControllerState, actions: Tensor, amount: float, ticks: tuple[int, ...]) -> Tensor:
+        """Return ``actions`` (B, a) explored around, with noise from each environment's own seed and tick."""
+        seeds = tuple(derive_seed(s, "explore", int(n)) for s, n in zip(state.plan.seeds, state.left, strict=True))
+        noise = draw_noise(seeds, ticks, (1, 1, actions.shape[-1]), actions.device)[:, 0, 0]
+        if not self.planner.spec.discrete:
+            return (actions + amount * noise).clamp(-1, 1)
+        return self._resample(actions, noise, amount)
+
+    def _resample(self, actions: Tensor, noise: Tensor, amount: float) -> Tensor:
+        """Return one-hots ``actions`` (B, a) with each group replaced, with probability ``amount``, by another."""
+        spec = self.planner.spec
+        per_step = spec.groups[: len(spec.groups) // self.block]
+        mixed = []
+        for hot, normal in zip(actions.split(per_step, -1), noise.split(per_step, -1), strict=True):
+            uniform = (0.5 * (1 + torch.erf(normal[:, :1] / 2**0.5))).clamp(0, 1 - 1e-7)
+            choice = (uniform / max(amount, 1e-9) * hot.shape[-1]).long().clamp(max=hot.shape[-1] - 1)
+            other = torch.nn.functional.one_hot(choice[:, 0], hot.shape[-1]).to(hot.dtype)
+            mixed.append(torch.where(uniform < amount, other, hot))
+        return torch.cat(mixed, -1)

@@ -1,0 +1,374 @@
+"""JEPAAgent: learns a world model from environment rollouts and acts by planning in it.
+
+It speaks Stable-Baselines3: the constructor's and ``learn``'s arguments, ``predict``, ``save``, ``load``, the
+logger's keys and the callbacks are those of an SB3 algorithm, though it shares no code with one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.errors import CheckpointError, SettingsError
+from ..core.files import load_archive, save_archive
+from ..core.seeding import derive_seed
+from ..core.trees import flatten_tree, unflatten_tree
+from ..envs import ActionCodec, ObservationCodec, make_environments
+from ..envs.space_documents import describe_space, restore_space
+from ..planners import ActionSpec, Planner, make_planner
+from ..world_model import JEPA, LatentState, Learner
+from .behaviour import Behaviour
+from .controller import Controller, ControllerState
+from .objective import RewardObjective
+from .online import OnlineTraining
+from .policy import PlanningPolicy
+from .registry import register_agent
+from .settings import JEPAAgentSettings, PlanningSettings
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.logger import Logger
+    from stable_baselines3.common.vec_env import VecEnv
+
+KIND = "jepa-agent"
+
+
+@register_agent("jepa")
+class JEPAAgent:
+    """Model-based: learns a JEPA world model online and plans in it by any registered planner.
+
+    Args:
+        env: a task name, environment, factory, Gymnasium vector environment or SB3 ``VecEnv``; ``None`` for an agent
+            that only predicts.
+        planner: planner for ``predict`` and evaluation by name; short for ``planning={"planner": ...}``.
+        seed: of every random stream.
+        verbose: 0 for silence, 1 for SB3's table of metrics.
+        tensorboard_log: folder for TensorBoard events, or ``None``.
+        device: "cpu", "cuda", or "auto".
+        settings: fields of :class:`JEPAAgentSettings`; nested settings as objects or as mappings.
+
+    Raises:
+        UnknownNameError, SettingsError: for a planner or setting that does not exist, naming the closest.
+        UnsupportedSpaceError: for spaces that the agent cannot work with.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        planner: str | None = None,
+        *,
+        seed: int = 0,
+        verbose: int = 0,
+        tensorboard_log: str | None = None,
+        device: str = "auto",
+        _spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = JEPAAgentSettings.from_dict(settings)
+        if planner is not None:
+            self.settings = self.settings.replace(planning=self.settings.planning.replace(planner=planner))
+        self.seed, self.verbose, self.tensorboard_log = int(seed), verbose, tensorboard_log
+        self.device = _choose_device(device)
+        self.num_timesteps = 0
+        self._logger: Logger | None = None
+        self._training: OnlineTraining | None = None
+        self._env_source: Any = None
+        self._vec_env: VecEnv | None = None
+        if env is not None:
+            self.set_env(env)
+        elif _spaces is not None:
+            self._adopt_spaces(*_spaces)
+        else:
+            raise SettingsError("An agent needs an environment: JEPAAgent('HalfCheetah-v5'), or JEPAAgent.load(path).")
+        self._build()
+
+    def _adopt_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+        self.observation_codec, self.action_codec = ObservationCodec(observation_space), ActionCodec(action_space)
+
+    def _build(self) -> None:
+        s = self.settings
+        self.spec = ActionSpec.from_space(self.action_codec.planning_space, block=s.model.block)
+        # Weights are initialised from torch's global generator: fork it, so that neither side disturbs the other.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.stream("weights"))
+            self.model = JEPA(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
+            self.behaviour = Behaviour(
+                s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, self.stream("behaviour")
+            ).to(self.device)
+        self.learner = Learner(self.model, s.learner, self.stream("learner"))
+        self.spec = self.spec.to(self.device)
+        self.acting_policy = self._policy(s.acting)
+        self.planning_policy = self._policy(s.planning)
+
+    def stream(self, name: str, index: int = 0) -> int:
+        """Return the seed of one of the agent's random streams."""
+        return derive_seed(self.seed, name, index)
+
+    # Acting
+
+    def predict(
+        self,
+        observation: Any,
+        state: ControllerState | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], ControllerState]:
+        """Choose actions by planning; see :meth:`PlanningPolicy.predict`."""
+        return self.planning_policy.predict(observation, state, episode_start, deterministic)
+
+    def initial_state(self, seeds: Any) -> ControllerState:
+        """Return the state from which ``predict`` acts in environments that begin an episode, one per seed."""
+        return self.planning_policy.initial_state(seeds)
+
+    def planning_with(self, planner: str, **changes: Any) -> PlanningPolicy:
+        """Return a view of this agent that acts by another planner, without any training.
+
+        Args:
+            planner: a registered name; "policy" is the bare actor.
+            changes: fields of :class:`PlanningSettings` (horizon, budget, ...), or else the planner's own settings.
+        """
+        fields = PlanningSettings().to_dict()
+        own = {name: value for name, value in changes.items() if name not in fields}
+        shared = {name: value for name, value in changes.items() if name in fields}
+        return self._policy(self.settings.planning.replace(planner=planner, **shared), own)
+
+    def _policy(self, planning: PlanningSettings, own: Mapping[str, Any] | None = None) -> PlanningPolicy:
+        planner = self._planner(planning, own or {})
+
+        def objective(state: LatentState) -> RewardObjective:
+            return RewardObjective(self.model, state, self.behaviour.value, self.settings.behaviour.discount)
+
+        controller = Controller(
+            self.model,
+            planner,
+            objective,
+            self.behaviour.actor,
+            proposals=planning.proposals,
+            proposal_noise=planning.proposal_noise,
+            execute=planning.execute,
+        )
+        return PlanningPolicy(
+            controller, self.observation_codec, self.action_codec, self.seed, self.settings.exploration
+        )
+
+    def _planner(self, planning: PlanningSettings, own: Mapping[str, Any]) -> Planner:
+        name = planning.planner
+        if name == "auto":
+            name = "categorical_cem" if self.spec.discrete else "icem"
+        budget = None if name == "policy" else planning.budget
+        return make_planner(name, self.spec, horizon=planning.horizon, preset=planning.preset, budget=budget, **own)
+
+    # Learning
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int | None = 4,
+        tb_log_name: str = "jepa",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Learn for ``total_timesteps`` environment steps; the arguments are those of SB3's ``learn``.
+
+        Args:
+            total_timesteps: environment steps to take, beyond those already taken if ``reset_num_timesteps`` is off.
+            callback: SB3 callback, a list of them, or a function of (locals, globals).
+            log_interval: finished episodes between two lines of the log; ``None`` for none.
+            tb_log_name: name of the run in TensorBoard.
+            reset_num_timesteps: count from zero and begin fresh episodes; what was learned and stored stays.
+            progress_bar: show one (needs tqdm).
+        """
+        from stable_baselines3.common.utils import configure_logger
+
+        from .sb3 import prepare_callback
+
+        training = self._require_training()
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        until = total_timesteps + self.num_timesteps
+        if self._logger is None:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        self._started = (time.monotonic(), self.num_timesteps)
+        if reset_num_timesteps or training.control is None or getattr(self._vec_env, "disturbed", False):
+            training.begin()
+            self._vec_env = None
+        prepared = prepare_callback(callback, self, progress_bar)
+        prepared.on_training_start({"self": self, "total_timesteps": until}, {})
+        training.run(until, prepared, log_interval)
+        prepared.on_training_end()
+        return self
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger; one that writes nowhere until ``learn`` or ``set_logger``."""
+        if self._logger is None:
+            from stable_baselines3.common.logger import Logger
+
+            return Logger(folder=None, output_formats=[])
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Log to ``logger`` from now on."""
+        self._logger = logger
+
+    def dump_logs(self) -> None:
+        """Write what was recorded since the last time, with SB3's keys."""
+        training = self._require_training()
+        since, at_start = self._started
+        elapsed = max(time.monotonic() - since, 1e-9)
+        record = self.logger.record
+        record("time/episodes", training.episodes_done, exclude="tensorboard")
+        record("time/fps", int((self.num_timesteps - at_start) / elapsed))
+        record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if training.episodes:
+            record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in training.episodes])))
+            record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in training.episodes])))
+        for name, value in training.metrics.items():
+            record(f"train/{name}", float(value))
+        record("train/n_updates", self.learner.updates, exclude="tensorboard")
+        record("train/skipped_updates", self.learner.skipped + self.behaviour.skipped, exclude="tensorboard")
+        record("env/faults", training.environments.faults, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    # Environments
+
+    def set_env(self, env: Any) -> None:
+        """Learn in ``env`` from now on; its spaces must be those the agent was made for."""
+        environments = make_environments(env, self.settings.num_envs, self.stream("environments"))
+        if hasattr(self, "observation_space") and (
+            environments.observation_space != self.observation_space or environments.action_space != self.action_space
+        ):
+            environments.close()
+            raise SettingsError(
+                f"The environment observes {environments.observation_space} and acts in {environments.action_space}; "
+                f"this agent was made for {self.observation_space} and {self.action_space}."
+            )
+        if not hasattr(self, "observation_space"):
+            self._adopt_spaces(environments.observation_space, environments.action_space)
+        if self._training is not None:
+            self._training.environments.close()
+            self._training = None
+        self._env_source, self._environments, self._vec_env = env, environments, None
+
+    def get_env(self) -> VecEnv | None:
+        """Return the training environments as an SB3 ``VecEnv``, or ``None`` for an agent without any.
+
+        Where it shares an environment object with the agent, the next ``learn`` begins fresh episodes.
+        """
+        if self._env_source is None:
+            return None
+        if self._vec_env is None:
+            from .sb3 import as_vec_env
+
+            self._vec_env = as_vec_env(self._env_source, self._environments)
+        return self._vec_env
+
+    def get_vec_normalize_env(self) -> None:
+        """Return ``None``: observation statistics travel with the world model, not with the environment."""
+
+    def _require_training(self) -> OnlineTraining:
+        if self._env_source is None:
+            raise SettingsError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
+        if self._training is None:
+            self._training = OnlineTraining(self, self._environments)
+        return self._training
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the agent as one zip of safetensors and JSON, which loads without executing code.
+
+        It holds weights, statistics, settings and optimisers; :meth:`checkpoint` adds the experience and all
+        random streams, from which a run goes on.
+        """
+        save_archive(path, *self._parts())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], env: Any = None, device: str = "auto", **kwargs: Any) -> Self:
+        """Read an agent that :meth:`save` wrote.
+
+        Args:
+            path: the file, with or without its suffix ``.zip``.
+            env: an environment to go on learning in; without one the agent predicts only.
+            device: see the constructor.
+            kwargs: ``verbose`` and ``tensorboard_log``.
+
+        Raises:
+            CheckpointError: for a damaged or foreign file; nothing in it is executed.
+        """
+        archive = load_archive(path)
+        document = archive.documents.get("agent")
+        if not isinstance(document, dict) or document.get("kind") != KIND:
+            raise CheckpointError(f"{archive.path} does not hold a JEPA agent.")
+        spaces = restore_space(document["observation_space"]), restore_space(document["action_space"])
+        agent = cls(None, seed=document["seed"], device=device, _spaces=spaces, **document["settings"], **kwargs)
+        agent._restore_parts(archive.documents, archive.tensors)
+        if env is not None:
+            agent.set_env(env)
+        return agent
+
+    def checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        """Return everything that :meth:`restore` needs to go on: the agent, its experience, streams and episodes."""
+        documents, tensors = self._parts()
+        documents["training"], tensors["training"] = flatten_tree(self._require_training().state())
+        return documents, tensors
+
+    def restore(self, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
+        """Continue from :meth:`checkpoint`'s output.
+
+        Returns:
+            Whether the open episodes were restored exactly; where not, fresh ones were begun.
+        """
+        self._restore_parts(documents, tensors)
+        state = unflatten_tree(documents["training"], dict(tensors["training"]))
+        return self._require_training().load_state(state)
+
+    def _parts(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        learner, learner_tensors = flatten_tree(self.learner.state())
+        behaviour, behaviour_tensors = flatten_tree(self.behaviour.state())
+        agent = {
+            "kind": KIND,
+            "settings": self.settings.to_dict(),
+            "observation_space": describe_space(self.observation_space),
+            "action_space": describe_space(self.action_space),
+            "seed": self.seed,
+            "num_timesteps": self.num_timesteps,
+        }
+        return {"agent": agent, "learner": learner, "behaviour_learner": behaviour}, {
+            "model": self.model.state_dict(),
+            "behaviour": self.behaviour.state_dict(),
+            "learner": learner_tensors,
+            "behaviour_learner": behaviour_tensors,
+        }
+
+    def _restore_parts(self, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        try:
+            self.model.load_state_dict(dict(tensors["model"]))
+            self.behaviour.load_state_dict(dict(tensors["behaviour"]))
+            self.learner.load_state(unflatten_tree(documents["learner"], dict(tensors["learner"])))
+            behaviour = unflatten_tree(documents["behaviour_learner"], dict(tensors["behaviour_learner"]))
+            self.behaviour.load_state(behaviour)
+            self.num_timesteps = int(documents["agent"]["num_timesteps"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"The file does not fit this agent: {error}.") from error
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device='cuda' was asked for and this machine has none that torch can use: try 'auto'.")
+    return device

@@ -1,0 +1,168 @@
+"""The online loop: act, store, learn."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..core.seeding import numpy_generator, torch_generator
+from ..envs import EpisodeStore
+from ..world_model import collapse_alarm, measure_health
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from ..envs import Environments
+    from .controller import ControllerState
+    from .jepa_agent import JEPAAgent
+
+HEALTH_CLIPS = 256
+_COUNTERS = ("steps", "owed", "frontier", "reward_size_sum", "episodes_done")
+METRIC_UPDATES = 100
+
+
+class OnlineTraining:
+    """What one agent's training carries from step to step: environments, experience, counters and streams.
+
+    Args:
+        agent: whose model and behaviour learn.
+        environments: where it acts.
+    """
+
+    def __init__(self, agent: JEPAAgent, environments: Environments) -> None:
+        self.agent, self.environments = agent, environments
+        self.store = EpisodeStore(
+            environments.observation_codec.size, environments.action_codec.dims, environments.num_envs
+        )
+        self.exploration = numpy_generator(agent.seed, "exploration")
+        self.sampling = numpy_generator(agent.seed, "sampling")
+        self.control: ControllerState | None = None
+        self.steps = 0
+        self.owed = 0.0
+        self.frontier = 0
+        self.reward_size_sum = 0.0
+        self.episodes: deque[dict[str, float]] = deque(maxlen=100)
+        self.episodes_done = 0
+        self.metrics: dict[str, torch.Tensor] = {}
+
+    def begin(self) -> None:
+        """Begin fresh episodes in all environments; those that were open are left as they are."""
+        self.store.begin(self.environments.reset())
+        seeds = [self.agent.stream("acting", index) for index in range(self.environments.num_envs)]
+        self.control = self.agent.acting_policy.initial_state(seeds)
+
+    def run(self, until: int, callback: BaseCallback, log_interval: int | None) -> None:
+        """Step the environments until the agent has taken ``until`` steps or the callback stops it."""
+        agent, settings = self.agent, self.agent.settings
+        last_logged = self.episodes_done
+        callback.on_rollout_start()
+        while agent.num_timesteps < until:
+            actions = self._act()
+            transition = self.environments.step(actions)
+            self.store.append(actions, transition)
+            taken = int(transition.valid.sum())
+            self.reward_size_sum += float(np.abs(transition.rewards[transition.valid]).sum())
+            self.steps += taken
+            agent.num_timesteps += taken
+            infos, rewards, dones = transition.infos, transition.rewards, transition.terminated | transition.truncated
+            for info in infos:
+                if "episode" in info:
+                    self.episodes.append(info["episode"])
+                    self.episodes_done += 1
+            callback.update_locals(
+                {"self": agent, "infos": infos, "rewards": rewards, "dones": dones, "total_timesteps": until}
+                | {"actions": actions, "new_obs": transition.observations, "env": agent.get_env}
+            )
+            if not callback.on_step():
+                return
+            if self.steps >= settings.learning_starts:
+                self.owed += taken * settings.updates_per_step
+                self.learn(int(self.owed))
+                self.owed -= int(self.owed)
+            if log_interval and self.episodes_done >= last_logged + log_interval:
+                last_logged = self.episodes_done
+                agent.dump_logs()
+        callback.on_rollout_end()
+
+    def _act(self) -> np.ndarray:
+        if self.steps < self.agent.settings.learning_starts:
+            return self.environments.action_codec.sample(self.exploration, self.environments.num_envs)
+        assert self.control is not None
+        policy, environments = self.agent.acting_policy, self.environments
+        observations = torch.from_numpy(environments.observations).to(self.agent.device)
+        actions, self.control = policy.controller.act(
+            self.control, observations, environments.started, policy.exploration
+        )
+        return actions.cpu().numpy()
+
+    def learn(self, updates: int) -> None:
+        """Update model, critic and actor ``updates`` times from the store."""
+        agent, settings = self.agent, self.agent.settings
+        self._advance_frontier()
+        reward_size = self.reward_size_sum / max(self.steps, 1)
+        for _ in range(updates):
+            clip = self.store.sample(
+                settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier)
+            ).to(agent.device)
+            losses = agent.learner.update(clip)
+            behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
+            for name, value in {**losses.metrics(), **behaviour}.items():
+                self.metrics[name] = torch.lerp(self.metrics.get(name, value), value, 1 / METRIC_UPDATES)
+
+    def _advance_frontier(self) -> None:
+        """Release the newest rows to learning, after checking the model's health on them.
+
+        Rows beyond the frontier have never been trained on, so they are held-out states, and the freshest there are.
+        They wait at most ``health_interval`` steps, and at most a tenth of all.
+        """
+        rows = self.store.rows
+        if self.frontier and rows - self.frontier < min(self.agent.settings.health_interval, max(rows // 10, 2)):
+            return
+        if self.frontier:
+            self._check_health(slice(self.frontier, rows))
+        self.agent.model.normalizer.update(torch.from_numpy(self.store.arrays()["observations"][self.frontier : rows]))
+        self.frontier = rows
+
+    def _check_health(self, held_out: slice) -> None:
+        agent = self.agent
+        # The stream depends on the step alone, so that checking does not change learning.
+        generator = numpy_generator(agent.seed, "health", self.steps)
+        clip = self.store.sample(HEALTH_CLIPS, agent.model.clip_spec, generator, held_out).to(agent.device)
+        health = measure_health(agent.model, clip, torch_generator(agent.seed, "health", self.steps))
+        alarm = collapse_alarm(health, clip.batch)
+        for name, value in {**health, "collapsed": float(alarm is not None)}.items():
+            agent.logger.record(f"health/{name}", value)
+        if alarm:
+            warnings.warn(alarm, stacklevel=2)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that continues this training: experience, open episodes, counters and streams."""
+        assert self.control is not None
+        return {
+            "store": {name: torch.from_numpy(array.copy()) for name, array in self.store.arrays().items()},
+            "environments": self.environments.state_dict(),
+            "control": self.control.to_tree(),
+            "streams": {name: getattr(self, name).bit_generator.state for name in ("exploration", "sampling")},
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "episodes": [{"r": float(episode["r"]), "l": int(episode["l"])} for episode in self.episodes],
+            "metrics": self.metrics,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> bool:
+        """Continue from :meth:`state`'s output; return whether the open episodes were restored exactly."""
+        self.store = EpisodeStore.from_arrays({name: array.numpy() for name, array in state["store"].items()})
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        for name, stream in state["streams"].items():
+            getattr(self, name).bit_generator.state = stream
+        self.episodes.extend(state["episodes"])
+        self.metrics = dict(state["metrics"])
+        exact = self.environments.load_state_dict(state["environments"])
+        self.control = self.agent.acting_policy.controller.restore_state(state["control"])
+        if not exact:
+            self.store.begin(self.environments.observations)
+        return exact

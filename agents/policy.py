@@ -1,0 +1,82 @@
+"""PlanningPolicy: a controller behind Stable-Baselines3's ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.errors import SettingsError
+from ..core.seeding import derive_seed
+from ..envs import ActionCodec, ObservationCodec
+from ..planners import Planner
+from .controller import Controller, ControllerState
+
+
+class PlanningPolicy:
+    """Acts in native observations and actions by a controller.
+
+    Args:
+        controller: chooses internal actions.
+        observation_codec, action_codec: translate at the boundary.
+        seed: of predictions that are begun without a state.
+        exploration: how much ``deterministic=False`` disturbs the actions.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        observation_codec: ObservationCodec,
+        action_codec: ActionCodec,
+        seed: int,
+        exploration: float,
+    ) -> None:
+        self.controller, self.observation_codec, self.action_codec = controller, observation_codec, action_codec
+        self.seed, self.exploration = seed, exploration
+
+    @property
+    def planner(self) -> Planner:
+        """The planner that acts."""
+        return self.controller.planner
+
+    def initial_state(self, seeds: Sequence[int] | NDArray[np.int64]) -> ControllerState:
+        """Return the state of environments that begin an episode, one per seed."""
+        return self.controller.initial_state([int(seed) for seed in seeds])
+
+    def predict(
+        self,
+        observation: Any,
+        state: ControllerState | None = None,
+        episode_start: NDArray[np.bool_] | Sequence[bool] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], ControllerState]:
+        """Choose actions, as SB3's ``predict`` does.
+
+        Args:
+            observation: one native observation, or a batch of B.
+            state: what the last call returned; ``None`` begins anew.
+            episode_start: (B,) where a new episode begins, so that the warm start is forgotten there.
+            deterministic: without exploration; otherwise noise is drawn from each environment's own seed.
+
+        Returns:
+            ``(actions, state)``: a native action, or a batch of B.
+        """
+        batched = self.observation_codec.is_batch(observation)
+        vectors = self.observation_codec(observation) if batched else self.observation_codec.single(observation)[None]
+        batch = len(vectors)
+        if state is None:
+            state = self.initial_state([derive_seed(self.seed, "predict", index) for index in range(batch)])
+        elif len(state.left) != batch:
+            raise SettingsError(
+                f"The state belongs to {len(state.left)} environments and there are observations of {batch}: "
+                "pass state=None, or state.select(index) for some of them."
+            )
+        reset = np.zeros(batch, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(batch)
+        observations = torch.from_numpy(vectors).to(self.controller.model.device)
+        explore = None if deterministic else self.exploration
+        actions, state = self.controller.act(state, observations, reset, explore)
+        native = self.action_codec.decode(actions.cpu().numpy())
+        return (native if batched else native[0]), state

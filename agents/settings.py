@@ -1,0 +1,64 @@
+"""Settings of the JEPA agent: one set of defaults for all tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from ..core.settings import Range, Settings
+from ..world_model import JEPASettings, LearnerSettings
+from .behaviour import BehaviourSettings
+
+
+@dataclass(frozen=True)
+class PlanningSettings(Settings):
+    """How an agent plans its actions."""
+
+    planner: str = "auto"
+    """Planner by name; "auto" is icem for continuous actions and categorical_cem for discrete ones."""
+    horizon: Annotated[int, Range(ge=1)] = 3
+    """Planned model steps."""
+    budget: Annotated[int, Range(ge=1)] | None = 128
+    """Largest evaluations + 2 x gradients per decision; none for the planner's preset."""
+    preset: Literal["cpu", "gpu"] = "cpu"
+    """The planner's preset."""
+    proposals: Annotated[int, Range(ge=0)] = 16
+    """Plans that the actor proposes: one that follows it exactly, the others disturbed."""
+    proposal_noise: Annotated[float, Range(ge=0)] = 0.2
+    """How much the other proposals are disturbed."""
+    execute: Annotated[int, Range(ge=1)] = 1
+    """Model steps of a plan that are executed before planning anew."""
+
+
+def _bare_actor() -> PlanningSettings:
+    return PlanningSettings(planner="policy", horizon=1, budget=None, proposals=1)
+
+
+@dataclass(frozen=True)
+class JEPAAgentSettings(Settings):
+    """Settings of a :class:`~forethought.JEPAAgent`."""
+
+    model: JEPASettings = field(default_factory=JEPASettings)
+    """The world model."""
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    """How the world model is optimised."""
+    behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
+    """Actor and critic."""
+    planning: PlanningSettings = field(default_factory=PlanningSettings)
+    """Full effort: how predict acts, and evaluation with it."""
+    acting: PlanningSettings = field(default_factory=_bare_actor)
+    """Cheap effort: how actions are chosen while training; the bare actor by default."""
+    learning_starts: Annotated[int, Range(ge=1)] = 1000
+    """Environment steps of uniformly random actions before learning starts."""
+    exploration: Annotated[float, Range(ge=0)] = 0.2
+    """Afterwards: standard deviation of the noise on continuous actions in [-1, 1], probability of a random
+    discrete one."""
+    batch_size: Annotated[int, Range(ge=2)] = 256
+    """Clips per update."""
+    updates_per_step: Annotated[float, Range(gt=0)] = 1.0
+    """Updates of model, critic and actor per environment step."""
+    num_envs: Annotated[int, Range(ge=1)] = 1
+    """Environments stepped together, where the agent builds them."""
+    health_interval: Annotated[int, Range(ge=10)] = 500
+    """Environment steps between two checks of the representation. As many of the newest steps are held out from
+    learning until the next check, at most a tenth of all."""

@@ -1,0 +1,76 @@
+"""Heads that read the predictor's features: reward (two-hot symlog regression) and continuation.
+
+Source: DreamerV3 (arXiv 2301.04104) for symlog and two-hot targets; TD-MPC2 (arXiv 2310.16828) for their use here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def symlog(values: Tensor) -> Tensor:
+    """Return sign(x) ln(1 + |x|)."""
+    return values.sign() * values.abs().log1p()
+
+
+def symexp(values: Tensor) -> Tensor:
+    """Return the inverse of :func:`symlog`."""
+    return values.sign() * values.abs().expm1()
+
+
+class TwoHotHead(nn.Module):
+    """Predicts a scalar of any scale as a distribution over bins of symlog space.
+
+    The first guess is exactly zero: the weights start at zero and the bins lie symmetrically around zero.
+    """
+
+    bins: Tensor
+
+    def __init__(self, features: int, bins: int = 65, limit: float = 10.0) -> None:
+        super().__init__()
+        if bins < 3 or bins % 2 == 0:
+            raise ValueError(
+                f"A two-hot head needs an odd number of bins, at least 3, so that zero is one; not {bins}."
+            )
+        self.limit = limit
+        self.logits = nn.Linear(features, bins)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        self.register_buffer("bins", torch.linspace(-limit, limit, bins), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return predicted values (...), from ``features`` (..., F)."""
+        return symexp((self.logits(features).float().softmax(-1) * self.bins).sum(-1))
+
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy (...) between the predicted distribution and two-hot ``targets`` (...)."""
+        log_probabilities = self.logits(features).float().log_softmax(-1)
+        width = 2 * self.limit / (len(self.bins) - 1)
+        position = ((symlog(targets).clamp(-self.limit, self.limit) + self.limit) / width).clamp(max=len(self.bins) - 1)
+        lower = position.floor().clamp(max=len(self.bins) - 2)
+        upper_share = (position - lower).unsqueeze(-1)
+        below = log_probabilities.gather(-1, lower.long().unsqueeze(-1))
+        above = log_probabilities.gather(-1, lower.long().unsqueeze(-1) + 1)
+        return -((1 - upper_share) * below + upper_share * above).squeeze(-1)
+
+
+class ContinueHead(nn.Module):
+    """Predicts the probability that the episode goes on, that is, that the step was not terminal."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(features, 1)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.constant_(self.logits.bias, 3.0)  # most steps are not terminal
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return probabilities (...) from ``features`` (..., F)."""
+        return self.logits(features).float().squeeze(-1).sigmoid()
+
+    def loss(self, features: Tensor, terminated: Tensor) -> Tensor:
+        """Return the binary cross-entropy (...) against ``terminated`` (...), 1 where the episode ended."""
+        return F.binary_cross_entropy_with_logits(
+            self.logits(features).float().squeeze(-1), 1 - terminated, reduction="none"
+        )

@@ -1,0 +1,116 @@
+"""Building blocks shared by encoder, predictor and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """Return Linear-LayerNorm-SiLU blocks of the given widths followed by a Linear layer without normalisation."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+class MLPEncoder(nn.Module):
+    """Encodes normalised observations (..., O) into latents (..., D).
+
+    Nothing normalises the output: an isotropic Gaussian must be within reach of the regularizer.
+    """
+
+    def __init__(self, observation_dims: int, latent_dims: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = mlp(observation_dims, hidden, latent_dims)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return latents (..., D)."""
+        latents: Tensor = self.layers(observations)
+        return latents
+
+
+class ResidualPredictor(nn.Module):
+    """Predicts the change of the latent, and features (..., F) that the reward and continue heads read.
+
+    The action encoder is the action's half of the first layer. It is kept apart so that the actions of a whole plan
+    are encoded in one product before the latents are unrolled.
+    """
+
+    def __init__(self, latent_dims: int, action_dims: int, hidden: int) -> None:
+        super().__init__()
+        self.features = hidden
+        self.action_encoder = nn.Linear(action_dims, hidden, bias=False)
+        self.latent_layer = nn.Linear(latent_dims, hidden)
+        self.trunk = nn.Sequential(
+            nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()
+        )
+        self.change = nn.Linear(hidden, latent_dims)
+        nn.init.zeros_(self.change.weight)
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, latents: Tensor, encoded_actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next latents (..., D) and features (..., F).
+
+        Args:
+            latents: (..., D).
+            encoded_actions: (..., F), the output of ``action_encoder``.
+        """
+        features = self.trunk(self.latent_layer(latents) + encoded_actions)
+        return latents + self.change(features), features
+
+
+class RunningNormalizer(nn.Module):
+    """Observation statistics, gathered as experience arrives, that travel with the model.
+
+    A dimension that never varies is left at zero rather than divided by nothing, and values are clamped to
+    ``limit`` standard deviations, so that a dimension that wakes up late does no harm.
+    """
+
+    mean: Tensor
+    square_sum: Tensor
+    count: Tensor
+
+    def __init__(self, dims: int, limit: float = 10.0, floor: float = 1e-4) -> None:
+        super().__init__()
+        self.limit, self.floor = limit, floor
+        self.register_buffer("mean", torch.zeros(dims, dtype=torch.float64))
+        self.register_buffer("square_sum", torch.zeros(dims, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self._refresh()
+
+    @torch.no_grad()
+    def update(self, observations: Tensor) -> None:
+        """Take ``observations`` (B, O) into the statistics (Chan, Golub and LeVeque's pairwise update)."""
+        if not len(observations):
+            return
+        batch = observations.to(self.mean)
+        total = self.count + len(batch)
+        shift = batch.mean(0) - self.mean
+        self.square_sum += (batch - batch.mean(0)).square().sum(0)
+        self.square_sum += shift.square() * self.count * len(batch) / total
+        self.mean += shift * len(batch) / total
+        self.count.copy_(total)
+        self._refresh()
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Return ``observations`` (..., O) with mean zero and unit spread over what was seen so far."""
+        return ((observations - self._center) * self._scale).clamp(-self.limit, self.limit)
+
+    def _refresh(self) -> None:
+        deviation = (self.square_sum / self.count.clamp(min=1)).sqrt()
+        few = self.count < 2  # before there is any spread to speak of, observations pass as they are
+        scale = torch.where(few, torch.ones_like(deviation), 1 / deviation.clamp(min=self.floor))
+        self._center, self._scale = self.mean.float(), scale.float()
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._refresh()
+
+    def _apply(self, fn: object, recurse: bool = True) -> RunningNormalizer:
+        super()._apply(fn, recurse)
+        self._refresh()
+        return self
