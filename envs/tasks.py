@@ -14,7 +14,7 @@ import gymnasium as gym
 
 from ..core.errors import EnvironmentFault, ForethoughtError, SettingsError, UnknownNameError
 from ..core.registry import Registry
-from .quiet import prepare_rendering, quiet_mujoco
+from .quiet import quiet_mujoco, require_display, require_drawing
 
 EnvFactory = Callable[..., "gym.Env[Any, Any]"]
 
@@ -76,19 +76,21 @@ def make_env(name: str, render_mode: str | None = None, **kwargs: Any) -> gym.En
     if not isinstance(name, str):
         raise SettingsError(f"An environment's name is a string, not {name!r}.")
     quiet_mujoco()
-    prepare_rendering(render_mode)
+    require_display(render_mode)
     # Gymnasium's ids come first because finding our own registrations imports the whole room, torch included, which
     # worker processes can do without. No name is in both: see register_task.
     known_to_gymnasium = name in gym.registry or ":" in name
     factory = TASKS.get(name) if not known_to_gymnasium and name in TASKS else functools.partial(_from_gymnasium, name)
     try:
-        return factory(render_mode=render_mode, **kwargs)
+        env = factory(render_mode=render_mode, **kwargs)
+        require_drawing(env, render_mode)
     except ForethoughtError:
         raise
     except gym.error.UnregisteredEnv as error:
         raise _unknown(name) from error
     except Exception as error:
         raise EnvironmentFault(f"{name} could not be built: {type(error).__name__}: {error}") from error
+    return env
 
 
 def _from_gymnasium(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
