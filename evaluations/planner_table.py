@@ -144,9 +144,14 @@ def evaluate_planners(
     return PlannerTable(env if isinstance(env, str) else _name(env), rows, episodes, seed, budget)
 
 
+def bare_policy(agent: Any) -> Any:
+    """Return a view of ``agent`` that follows its actor alone, without any search."""
+    return agent.planning_with(BARE_POLICY, horizon=1, proposals=1)
+
+
 def _view(agent: Any, name: str, budget: int) -> Any:
     if name == BARE_POLICY:
-        return agent.planning_with(name)
+        return bare_policy(agent)
     try:
         return agent.planning_with(name, budget=budget)
     except UnsupportedSpaceError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.logger import Logger
 
 
 class Countdown(gym.Env):
@@ -106,3 +107,52 @@ def seeded_agent():
 @pytest.fixture
 def constant_agent():
     return ConstantAgent
+
+
+class StubLearner:
+    """Learns nothing but to count: its weight is the sum of the steps it took, and it acts by it."""
+
+    def __init__(self, env=None, resumable=True, on_step=None, **settings):
+        self.num_timesteps, self.weight, self.settings = 0, 0, settings
+        self.logger = Logger(folder=None, output_formats=[])
+        self.on_step = on_step or (lambda agent: None)
+        self.calls = []
+        if resumable:
+            self.checkpoint, self.restore = self._checkpoint, self._restore
+
+    def learn(self, total_timesteps, callback=None, reset_num_timesteps=True):
+        self.calls.append((total_timesteps, reset_num_timesteps))
+        callback.init_callback(self)
+        callback.on_training_start({}, {})
+        for _ in range(total_timesteps):
+            self.num_timesteps += 1
+            self.weight += self.num_timesteps
+            self.on_step(self)
+            self.logger.record("train/loss", 1 / self.num_timesteps)
+            if self.num_timesteps % 10 == 0:
+                self.logger.dump(self.num_timesteps)
+            if not callback.on_step():
+                break
+        return self
+
+    def get_env(self):
+        return None
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        assert deterministic
+        return np.tile(np.float32([min(1.0, self.weight / 10_000), 0.0]), (len(observation), 1)), state
+
+    def save(self, path):
+        path.write_text(str(self.weight))
+
+    def _checkpoint(self):
+        return {"agent": {"steps": self.num_timesteps, "weight": self.weight}}, {}
+
+    def _restore(self, documents, tensors):
+        self.num_timesteps, self.weight = documents["agent"]["steps"], documents["agent"]["weight"]
+        return True
+
+
+@pytest.fixture
+def stub_learner():
+    return StubLearner

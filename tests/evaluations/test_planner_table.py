@@ -25,11 +25,11 @@ class View:
 
 
 class Agent:
-    def planning_with(self, name, budget=None):
+    def planning_with(self, name, budget=None, **settings):
         if name == "categorical_cem":
             raise UnsupportedSpaceError("only for discrete actions")
         if name == "policy":
-            assert budget is None
+            assert (budget, settings) == (None, {"horizon": 1, "proposals": 1}), "one proposal: the actor itself"
             return View(0.25, 1)
         if name == "hybrid":
             return View(0.5, budget - 200, 100)

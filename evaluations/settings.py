@@ -1,0 +1,88 @@
+"""What a training run is asked for, what it tells while it runs, and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from ..core.runs import Status
+from ..core.settings import Range, Settings
+
+
+@dataclass(frozen=True)
+class TrainSettings(Settings):
+    """One agent learning one task: everything that decides the result, and what a run folder's config holds."""
+
+    task: str
+    """Task by name, any Gymnasium id, or module:Name-v0."""
+    agent: str = "jepa"
+    """Agent by name."""
+    steps: Annotated[int, Range(ge=1)] = 10_000
+    """Environment steps to learn for."""
+    seed: Annotated[int, Range(ge=0)] = 0
+    """Of everything random in training."""
+    evaluations: Annotated[int, Range(ge=1)] = 10
+    """Evaluations, evenly spread over the run, the last one at its end."""
+    episodes: Annotated[int, Range(ge=1)] = 10
+    """Held-out episodes per evaluation, the same every time."""
+    evaluation_seed: Annotated[int, Range(ge=0)] = 0
+    """Names the set of held-out episodes; the same for all agents and seeds that are to be compared."""
+    device: str = "auto"
+    """Where to compute: auto, cpu or cuda."""
+    threads: Annotated[int, Range(ge=1)] = 1
+    """Threads of torch; small networks learn fastest on one."""
+    video: bool = False
+    """Film the first held-out episode of the last evaluation."""
+    agent_settings: dict[str, Any] = field(default_factory=dict)
+    """The agent's own settings."""
+
+    @property
+    def milestones(self) -> list[int]:
+        """Steps after which the agent is evaluated; the last one is ``steps``."""
+        return sorted({math.ceil(self.steps * part / self.evaluations) for part in range(1, self.evaluations + 1)})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a training stands.
+
+    Attributes:
+        step, steps: environment steps taken and asked for.
+        steps_per_second: taken per second of wall time, evaluations not counted; 0 until known.
+        last_return: of the last evaluation, or of the latest training episodes before the first one; ``None`` so far.
+        losses: latest training losses by name.
+        activity: "learning" or "evaluating".
+    """
+
+    step: int
+    steps: int
+    steps_per_second: float
+    last_return: float | None
+    losses: dict[str, float]
+    activity: str
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Wall time that the remaining steps take at this pace, evaluations not counted."""
+        return (self.steps - self.step) / self.steps_per_second if self.steps_per_second else None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training left behind.
+
+    Attributes:
+        folder: the run folder; ``agent.zip`` in it is the agent.
+        status: "finished" or "interrupted".
+        step: environment steps taken.
+        return_mean: of the last evaluation, if there was one.
+        resumable: whether the run can be continued where it stopped.
+    """
+
+    folder: Path
+    status: Status
+    step: int
+    return_mean: float | None
+    resumable: bool

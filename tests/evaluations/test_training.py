@@ -1,0 +1,273 @@
+"""Training: judged on the same episodes all the way, stopped and resumed without a trace, unchanged by its judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import gymnasium as gym
+import pytest
+
+from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
+from forethought.core.files import load_archive
+from forethought.core.runs import Run
+from forethought.evaluations import training
+from forethought.evaluations.milestones import Clock, Interruption
+from forethought.evaluations.settings import TrainSettings
+from forethought.evaluations.training import load_trained, resume, train
+
+TASK = "Countdown-v0"
+
+
+@pytest.fixture(autouse=True)
+def countdown_task(countdown):
+    gym.register(TASK, countdown, max_episode_steps=50)
+    yield
+    del gym.registry[TASK]
+
+
+@pytest.fixture
+def stub(monkeypatch, stub_learner):
+    """Makes "stub" the name of an agent; its options are returned for the test to change, its instances collected."""
+    options, made = {}, []
+    real = training.make_agent
+
+    def make(name, env, **settings):
+        if name != "stub":
+            return real(name, env, **settings)
+        made.append(stub_learner(env, **options, **settings))
+        return made[-1]
+
+    monkeypatch.setattr(training, "make_agent", make)
+    stub_learner.options, stub_learner.made = options, made
+    return stub_learner
+
+
+def settings(**changes):
+    return TrainSettings(**({"task": TASK, "agent": "stub", "steps": 100, "episodes": 3} | changes))
+
+
+def evaluations(folder):
+    return [row for row in Run.open(folder).read_metrics() if "evaluation/returns" in row]
+
+
+def test_an_agent_is_evaluated_at_every_tenth_on_the_same_episodes(tmp_path, stub):
+    result = train(settings(), tmp_path / "run")
+    rows = evaluations(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(10, 101, 10))
+    assert len({tuple(row["evaluation/lengths"]) for row in rows}) == 1
+    returns = [row["evaluation/return_mean"] for row in rows]
+    assert returns == sorted(returns)
+    assert (result.status, result.step, result.return_mean) == ("finished", 100, returns[-1])
+    assert Run.open(tmp_path / "run").status == "finished"
+
+
+@pytest.mark.parametrize(("steps", "count", "expected"), [(7, 3, [3, 5, 7]), (2, 10, [1, 2]), (5, 1, [5])])
+def test_milestones_are_even_and_end_with_the_run(steps, count, expected):
+    assert settings(steps=steps, evaluations=count).milestones == expected
+
+
+def test_a_run_holds_what_its_reports_need(tmp_path, stub):
+    train(settings(), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert TrainSettings.from_dict(run.config) == settings()
+    rows = run.read_metrics()
+    assert len(rows[0]["reference/random_returns"]) == 3
+    assert any(row.get("train/loss") == pytest.approx(0.1) and row["step"] == 10 for row in rows)
+    assert {"time/cpu_seconds", "time/wall_seconds", "evaluation/decision_ms"} <= evaluations(tmp_path / "run")[
+        0
+    ].keys()
+    assert (tmp_path / "run" / "agent.zip").read_text() == str(sum(range(101)))
+
+
+def test_agents_that_can_resume_are_checkpointed_between_calls_of_learn(tmp_path, stub):
+    train(settings(evaluations=4), tmp_path / "run")
+    assert stub.made[0].calls == [(25, True), (25, False), (25, False), (25, False)]
+    assert [path.stem for path in Run.open(tmp_path / "run").checkpoints()] == ["step_000000100", "step_000000075"]
+
+
+def test_other_agents_learn_in_one_call_and_are_evaluated_on_the_way(tmp_path, stub):
+    stub.options["resumable"] = False
+    train(settings(evaluations=4), tmp_path / "run")
+    assert stub.made[0].calls == [(100, True)]
+    assert [row["step"] for row in evaluations(tmp_path / "run")] == [25, 50, 75, 100]
+    assert not Run.open(tmp_path / "run").checkpoints()
+
+
+def test_the_bare_actor_stands_beside_an_agent_that_plans(tmp_path, stub, constant_agent):
+    stub.planning_with = lambda self, name, **rest: constant_agent((-1.0, 0.0))
+    train(settings(evaluations=1), tmp_path / "run")
+    row = evaluations(tmp_path / "run")[0]
+    assert row["evaluation/policy_return_mean"] < row["evaluation/return_mean"]
+    assert len(row["evaluation/policy_returns"]) == 3
+    del stub.planning_with
+
+
+def test_episodes_cut_as_faulty_are_gaps_not_numbers(tmp_path, stub, monkeypatch):
+    monkeypatch.setattr(
+        stub, "predict", lambda self, observation, **rest: ([[float("nan"), 0.0]] * len(observation), None)
+    )
+    train(settings(evaluations=1), tmp_path / "run")
+    row = evaluations(tmp_path / "run")[0]
+    assert row["evaluation/returns"] == [None, None, None]
+    assert row["evaluation/return_mean"] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_resume_ends_like_the_unbroken_run(tmp_path, stub, number):
+    train(settings(), tmp_path / "unbroken")
+    stub.options["on_step"] = lambda agent: os.kill(os.getpid(), number) if agent.num_timesteps == 37 else None
+    result = train(settings(), tmp_path / "run")
+    assert (result.status, result.step, result.resumable) == ("interrupted", 37, True)
+    assert Run.open(tmp_path / "run").manifest["reason"] == f"{number.name} at step 37"
+    stub.options.clear()
+    assert resume(tmp_path / "run").status == "finished"
+    assert (tmp_path / "run" / "agent.zip").read_text() == (tmp_path / "unbroken" / "agent.zip").read_text()
+    untimed = [
+        [{key: value for key, value in row.items() if "time/" not in key and "ms" not in key} for row in rows]
+        for rows in (evaluations(tmp_path / "run"), evaluations(tmp_path / "unbroken"))
+    ]
+    assert untimed[0] == untimed[1]
+    assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
+
+
+def test_what_was_logged_after_the_checkpoint_of_a_killed_run_is_logged_once(tmp_path, stub):
+    def die(agent):
+        if agent.num_timesteps == 57:
+            raise RuntimeError("struck by lightning")
+
+    stub.options["on_step"] = die
+    with pytest.raises(RuntimeError, match="lightning"):
+        train(settings(), tmp_path / "run")
+    assert Run.open(tmp_path / "run").manifest["reason"] == "RuntimeError: struck by lightning"
+    stub.options.clear()
+    resume(tmp_path / "run")
+    assert [row["step"] for row in evaluations(tmp_path / "run")] == list(range(10, 101, 10))
+
+
+def test_training_time_goes_on_counting_after_a_resume(tmp_path, stub):
+    def work(agent):
+        time.sleep(0.002)
+        if agent.num_timesteps == 50:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stub.options["on_step"] = work
+    train(settings(evaluations=2), tmp_path / "run")
+    resume(tmp_path / "run")
+    first, second = (row["time/wall_seconds"] for row in evaluations(tmp_path / "run"))
+    assert second >= first + 0.1 >= 0.2
+
+
+def test_ctrl_c_during_an_evaluation_breaks_it_off_and_saves(tmp_path, stub, monkeypatch):
+    real = training.evaluate
+
+    def interrupted(agent, *arguments, **rest):
+        if getattr(agent, "num_timesteps", 0) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the signal was not handled at once")
+        return real(agent, *arguments, **rest)
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    result = train(settings(), tmp_path / "run")
+    assert (result.status, result.step) == ("interrupted", 20)
+    monkeypatch.setattr(training, "evaluate", real)
+    resume(tmp_path / "run")
+    assert [row["step"] for row in evaluations(tmp_path / "run")] == list(range(10, 101, 10))
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    interruption = Interruption()
+    with interruption.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.requested == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_signals_are_handled_as_before_afterwards(tmp_path, stub):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(settings(evaluations=1), tmp_path / "run")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_clock_stands_still_while_paused():
+    clock = Clock(cpu_seconds=5.0, wall_seconds=7.0)
+    with clock.paused():
+        before = clock.cpu_seconds, clock.wall_seconds
+        time.sleep(0.05)
+        sum(range(10**6))
+        assert (clock.cpu_seconds, clock.wall_seconds) == before
+    assert before[0] >= 5.0
+    assert before[1] <= clock.wall_seconds < before[1] + 0.04
+
+
+def test_progress_tells_steps_pace_return_and_losses(tmp_path, stub):
+    stub.options["on_step"] = lambda agent: time.sleep(0.001)
+    seen = []
+    train(settings(evaluations=2), tmp_path / "run", seen.append)
+    assert [(one.step, one.activity) for one in seen if one.activity == "evaluating"] == [
+        (50, "evaluating"),
+        (100, "evaluating"),
+    ]
+    last = seen[-1]
+    assert 0 < last.steps_per_second < 1000
+    assert last.losses == {"loss": pytest.approx(0.01)}
+    assert last.last_return == evaluations(tmp_path / "run")[-1]["evaluation/return_mean"]
+    assert last.seconds_left == 0
+
+
+def test_nothing_is_left_behind_by_a_misspelt_name(tmp_path):
+    for wrong in ({"agent": "jeap"}, {"task": "Pendulm-v1", "agent": "random"}):
+        with pytest.raises(UnknownNameError):
+            train(settings(**wrong), tmp_path / "run")
+    with pytest.raises(SettingsError):
+        train(settings(agent="random", agent_settings={"speed": 3}), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_neither_overwritten_nor_finished_twice(tmp_path, stub):
+    train(settings(evaluations=1), tmp_path / "run")
+    with pytest.raises(RunFolderError, match="holds a run"):
+        train(settings(), tmp_path / "run")
+    with pytest.raises(RunFolderError, match="finished"):
+        resume(tmp_path / "run")
+
+
+def test_resuming_what_cannot_be_resumed_says_why(tmp_path, stub):
+    stub.options["on_step"] = lambda agent: os.kill(os.getpid(), signal.SIGINT)
+    stub.options["resumable"] = False
+    assert not train(settings(), tmp_path / "run").resumable
+    with pytest.raises(RunFolderError, match="cannot save its experience"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_that_there_is_none(tmp_path, stub):
+    Run.create(tmp_path / "run", settings().to_dict()).release()
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        resume(tmp_path / "run")
+
+
+def test_evaluating_often_learns_the_same_as_evaluating_once(tmp_path):
+    weights = []
+    for count in (1, 4):
+        chosen = TrainSettings("CartPole-v1", "dqn", steps=240, seed=1, evaluations=count, episodes=2)
+        train(chosen, tmp_path / str(count))
+        weights.append(load_archive(tmp_path / str(count) / "agent.zip").tensors["model"])
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_a_trained_agent_is_loaded_from_its_run(tmp_path):
+    train(TrainSettings("CartPole-v1", "random", steps=20, evaluations=1, episodes=1), tmp_path / "run")
+    agent, chosen = load_trained(tmp_path / "run")
+    assert (chosen.task, agent.num_timesteps) == ("CartPole-v1", 20)
+    (tmp_path / "run" / "agent.zip").unlink()
+    with pytest.raises(RunFolderError, match=r"agent\.zip"):
+        load_trained(tmp_path / "run")
+
+
+def test_the_config_is_plain_json(tmp_path, stub):
+    train(settings(evaluations=1, agent_settings={"depth": 2}), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["agent_settings"] == {"depth": 2}
+    assert stub.made[0].settings["depth"] == 2
