@@ -57,7 +57,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
-            checked = _check(f"{type(self).__name__}.{name}", value, hint)
+            checked = check_value(f"{type(self).__name__}.{name}", value, hint)
             if checked is not value:
                 object.__setattr__(self, name, checked)
 
@@ -108,8 +108,8 @@ class _WrongType(SettingsError):
     """A value of a type that the hint does not allow, so that another member of a union may still fit."""
 
 
-def _check(name: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` as ``hint`` wants it or raise.
+def check_value(name: str, value: Any, hint: Any) -> Any:
+    """Return ``value`` as the type ``hint`` wants it, or raise :class:`SettingsError`, which begins with ``name``.
 
     NumPy scalars become Python's, an int becomes a float where floats are asked for, a list a tuple, and a mapping
     the nested settings: this is what undoes JSON.
@@ -118,7 +118,7 @@ def _check(name: str, value: Any, hint: Any) -> Any:
         value = value.item()
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        value = _check(name, value, options[0])
+        value = check_value(name, value, options[0])
         for note in options[1:]:
             if isinstance(note, Range) and any(number not in note for number in _numbers(value)):
                 raise SettingsError(f"{name} = {value!r} is out of range: it must lie in {note}.")
@@ -126,7 +126,7 @@ def _check(name: str, value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         for option in options:
             try:
-                return _check(name, value, option)
+                return check_value(name, value, option)
             except _WrongType:
                 continue
         raise _wrong_type(name, value, hint)
@@ -138,7 +138,11 @@ def _check(name: str, value: Any, hint: Any) -> Any:
         raise _wrong_type(name, value, hint)
     if origin is tuple:
         return _check_tuple(name, value, hint)
-    if origin is not None or not isinstance(hint, type):
+    if isinstance(origin, type):  # dict[str, float], Callable[[float], float]: what is inside stays unchecked
+        if not isinstance(value, origin):
+            raise _wrong_type(name, value, hint)
+        return value
+    if not isinstance(hint, type):  # Any
         return value
     if issubclass(hint, Settings) and isinstance(value, Mapping):
         return hint.from_dict(value)
@@ -159,7 +163,7 @@ def _check_tuple(name: str, value: Any, hint: Any) -> tuple[Any, ...]:
         hints = (hints[0],) * len(value)
     if len(value) != len(hints):
         raise _wrong_type(name, value, hint)
-    return tuple(_check(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(value, hints, strict=True)))
+    return tuple(check_value(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(value, hints, strict=True)))
 
 
 def _numbers(value: Any) -> list[float]:
