@@ -17,13 +17,19 @@ class ScriptedEnv(gym.Env[Any, Any]):
 
     metadata = {"render_modes": []}
 
-    def __init__(self, longest: int = 4, faults: dict[tuple[int, int], str] | None = None, first: int = 0) -> None:
+    def __init__(
+        self,
+        longest: int = 4,
+        faults: dict[tuple[int, int], str] | None = None,
+        first: int = 0,
+        reuses_its_array: bool = False,
+    ) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
         self.action_space = gym.spaces.Box(-2.0, 6.0, (1,), np.float32)
         self.longest, self.faults, self.episode, self.time = longest, faults or {}, first - 1, 0
         self.seeds: list[int | None] = []
         self.closed = False
-        self._seen = np.zeros(3)
+        self._seen, self._reuses = np.zeros(3), reuses_its_array
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -50,7 +56,7 @@ class ScriptedEnv(gym.Env[Any, Any]):
         if fault == "shape":
             return np.zeros(5)
         self._seen[:] = self.episode, self.time, np.nan if fault == "observation" else action
-        return self._seen  # the same array every time: who keeps it must copy it
+        return self._seen if self._reuses else self._seen.copy()
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from forethought.core.errors import EnvironmentFault, UnsupportedSpaceError
-from forethought.envs import ActionCodec, ObservationCodec
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from forethought.core.errors import EnvironmentFault, UnsupportedSpaceError
+from forethought.envs import ActionCodec, ObservationCodec
 
 INFINITE = float("inf")
 
@@ -19,7 +20,9 @@ INFINITE = float("inf")
 @st.composite
 def boxes(draw: st.DrawFn) -> spaces.Box:
     """Finite boxes of every numeric type, down to a point and up to the type's whole range."""
-    dtype = np.dtype(draw(st.sampled_from(["float16", "float32", "float64", "uint8", "int8", "int32", "int64", "uint64"])))
+    dtype = np.dtype(
+        draw(st.sampled_from(["float16", "float32", "float64", "uint8", "int8", "int32", "int64", "uint64"]))
+    )
     if dtype.kind == "f":
         width = dtype.itemsize * 8
         number = st.floats(allow_nan=False, allow_infinity=False, width=width)

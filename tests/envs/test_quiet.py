@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from forethought.core.errors import EnvironmentFault
 from forethought.envs import make_env, quiet
 
@@ -86,5 +87,5 @@ def test_a_window_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(EnvironmentFault, match="needs a display.*rgb_array"):
+    with pytest.raises(EnvironmentFault, match=r"needs a display.*rgb_array"):
         make_env("CartPole-v1", render_mode="human")

@@ -9,13 +9,12 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+
 from forethought.core.errors import EnvironmentFault, SettingsError, UnknownNameError
 from forethought.envs import TASKS, ActionCodec, ObservationCodec, available_tasks, make_env, register_task
 
-MUJOCO = (
-    "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer "
-    "Walker2d"
-).split()
+MUJOCO = ["Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum"]
+MUJOCO += ["Pusher", "Reacher", "Swimmer", "Walker2d"]
 CLASSIC = ["Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
 
 
