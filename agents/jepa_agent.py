@@ -58,6 +58,8 @@ class JEPAAgent:
         UnsupportedSpaceError: for spaces that the agent cannot work with.
     """
 
+    Settings = JEPAAgentSettings
+
     def __init__(
         self,
         env: Any,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ def evaluate_planners(
     episodes: int = 10,
     seed: int = 0,
     *,
+    horizon: int | None = None,
+    video: str | Path | None = None,
     on_row: Callable[[PlannerRow], None] | None = None,
     **options: Any,
 ) -> PlannerTable:
@@ -115,6 +117,10 @@ def evaluate_planners(
         budget: evaluations a decision may cost, rows differentiated counting twice.
         episodes: number of held-out episodes.
         seed: names the set of held-out episodes.
+        horizon: planned steps; the agent's own by default.
+        video: file to which each planner's first episode is recorded, the planner's name added to its stem.
+        horizon: planned model steps; the agent's own by default.
+        video: films each planner's first episode, in a file of this name with the planner's added.
         on_row: called with each row as it is known.
         options: passed on to :func:`~.evaluate.evaluate`.
 
@@ -127,8 +133,14 @@ def evaluate_planners(
             f"{type(agent).__name__} has no world model to plan in: the planner table needs a JEPA agent."
         )
     names = list(dict.fromkeys([*([] if BARE_POLICY in planners else [BARE_POLICY]), *planners]))
-    views = {name: _view(agent, name, budget) for name in names}  # all at once: a misspelt name fails before any work
-    bare = evaluate(views[BARE_POLICY], env, episodes, seed, **options)
+    planning = {"budget": budget} | ({} if horizon is None else {"horizon": horizon})
+    views = {name: _view(agent, name, planning) for name in names}  # all at once: a misspelt name fails before any work
+
+    def play(name: str) -> Evaluation:
+        film = None if video is None else Path(video).with_stem(f"{Path(video).stem}-{name}")
+        return evaluate(views[name], env, episodes, seed, video=film, **options)
+
+    bare = play(BARE_POLICY)
     rows = []
     for name, view in views.items():
         if view is None:
@@ -136,7 +148,7 @@ def evaluate_planners(
         elif name == BARE_POLICY:
             row = PlannerRow(name, bare, None, view.planner.budget, view.planner.gradients)
         else:
-            evaluation = evaluate(view, env, episodes, seed, **options)
+            evaluation = play(name)
             row = PlannerRow(name, evaluation, _gain(evaluation, bare), view.planner.budget, view.planner.gradients)
         rows.append(row)
         if on_row is not None:
@@ -149,11 +161,11 @@ def bare_policy(agent: Any) -> Any:
     return agent.planning_with(BARE_POLICY, horizon=1, proposals=1)
 
 
-def _view(agent: Any, name: str, budget: int) -> Any:
+def _view(agent: Any, name: str, planning: Mapping[str, int]) -> Any:
     if name == BARE_POLICY:
         return bare_policy(agent)
     try:
-        return agent.planning_with(name, budget=budget)
+        return agent.planning_with(name, **planning)
     except UnsupportedSpaceError:
         return None
 

@@ -1,1 +1,5 @@
-"""The command line."""
+"""The ``forethought`` command."""
+
+from .main import main
+
+__all__ = ["main"]

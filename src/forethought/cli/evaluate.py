@@ -1,0 +1,116 @@
+"""``forethought evaluate``: a trained agent on held-out episodes, by its own planner or by one after another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from ..core.errors import CheckpointError, SettingsError
+from ..core.settings import Range, Settings
+from .console import console, is_live, print_table
+from .options import names, parse
+
+if TYPE_CHECKING:
+    from ..evaluations.planner_table import PlannerRow, PlannerTable
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Settings):
+    """Evaluate a trained agent on held-out episodes. With --planners, swap the planner by name and compare them."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder, or an agent's .zip file, which needs --task."""
+    planners: str | None = None
+    """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself."""
+    budget: Annotated[int, Range(ge=1)] = 300
+    """With --planners: evaluations + 2 x gradients that each may spend on a decision."""
+    horizon: Annotated[int, Range(ge=1)] | None = None
+    """With --planners: planned steps; by default the agent's own."""
+    episodes: Annotated[int, Range(ge=1)] = 10
+    """Held-out episodes, the same for every planner."""
+    seed: Annotated[int, Range(ge=0)] | None = None
+    """Names the set of held-out episodes; by default that of the run's own evaluations."""
+    task: str | None = None
+    """Where to act, if not in the task that the agent was trained in."""
+    video: Path | None = None
+    """File for a film of the first episode, .mp4 or .gif."""
+    render: Literal["human"] | None = None
+    """Watch the episodes in a window, one after another."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate."""
+    options = parse(EvaluateOptions, "evaluate", arguments)
+    agent, task, seed = _load(options)
+    play: dict[str, Any] = {"render": options.render, "video": options.video}
+    if options.planners is None:
+        if options.horizon is not None:
+            raise SettingsError("--horizon is for the planners of --planners; name one, such as --planners icem.")
+        from ..evaluations.evaluate import evaluate
+
+        evaluation = evaluate(agent, task, options.episodes, seed, **play)
+        print(f"{task}: {evaluation}")
+        video = evaluation.video
+    else:
+        table = _swap_planners(options, agent, task, seed, play)
+        print_table(table.table())
+        if options.run.is_dir():
+            table.save(options.run / "planners.json")
+        video = next((row.evaluation.video for row in table.rows if row.evaluation), None)
+    if video is not None:
+        print(f"The film is in {video}.")
+    return 0
+
+
+def _load(options: EvaluateOptions) -> tuple[Any, str, int]:
+    """Return the agent, the task, and the seed of the held-out episodes."""
+    import torch
+
+    if options.run.is_dir():
+        from ..evaluations.training import load_trained
+
+        agent, trained = load_trained(options.run)
+        torch.set_num_threads(trained.threads)  # as in its training, so that the same episodes bring the same returns
+        seed = trained.evaluation_seed if options.seed is None else options.seed
+        return agent, options.task or trained.task, seed
+    if options.task is None:
+        raise SettingsError(
+            f"{options.run} is not a run folder; to evaluate an agent's file, say where: --task InvertedPendulum-v5."
+        )
+    torch.set_num_threads(1)
+    return _load_file(options.run), options.task, options.seed or 0
+
+
+def _load_file(path: Path) -> Any:
+    from ..agents.registry import agents
+    from ..core.files import load_archive
+
+    document = load_archive(path).documents.get("agent")
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or not kind.endswith("-agent"):
+        raise CheckpointError(f"{path} holds no agent.")
+    return agents.get(kind.removesuffix("-agent")).load(path)
+
+
+def _swap_planners(options: EvaluateOptions, agent: Any, task: str, seed: int, play: dict[str, Any]) -> PlannerTable:
+    from ..evaluations.planner_table import evaluate_planners
+
+    planners = names(options.planners or "", "--planners")
+    target = console(stderr=True)
+    live = is_live(target)
+    with target.status("Evaluating") if live else nullcontext():
+
+        def tell(row: PlannerRow) -> None:
+            if not live:
+                print(f"{row.name}: {row.evaluation or 'not for these actions'}", file=sys.stderr)
+
+        return evaluate_planners(
+            agent, task, planners, options.budget, options.episodes, seed, horizon=options.horizon, on_row=tell, **play
+        )

@@ -1,0 +1,57 @@
+"""``forethought list``: every name that the other commands know, explained in a line."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
+from .console import print_entries
+from .options import parse
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """List planners, agents and tasks, each explained in a line."""
+
+    what: Positional[Literal["all", "planners", "agents", "tasks"]] = "all"
+    """Which names."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """List what is asked for."""
+    what = parse(ListOptions, "list", arguments).what
+    kinds = {"planners": _planners, "agents": _agents, "tasks": _tasks}
+    for index, kind in enumerate(kinds if what == "all" else [what]):
+        print("\n" if index else "", end="")
+        print_entries(kind, kinds[kind]())
+    return 0
+
+
+def _planners() -> list[tuple[str, str]]:
+    from ..planners import available_planners, planner_summary
+
+    return [(name, planner_summary(name)) for name in available_planners()]
+
+
+def _agents() -> list[tuple[str, str]]:
+    from ..agents.registry import agents
+
+    entries = []
+    for name, agent in agents.items():
+        package = getattr(agent, "algorithm", "").partition(":")[0]
+        missing = package and importlib.util.find_spec(package) is None
+        note = " Not installed: pip install 'forethought[contrib]'" if missing else ""
+        entries.append((name, agents.summary(name) + note))
+    return entries
+
+
+def _tasks() -> list[tuple[str, str]]:
+    from ..envs import TASKS
+
+    return [(name, TASKS.summary(name)) for name in TASKS.names()] + [
+        ("...", "Any other Gymnasium id, and module:Name-v0 from an installed module or one in this folder.")
+    ]

@@ -1,0 +1,103 @@
+"""The front of the command line: finds the subcommand, and turns whatever ends it into an exit code.
+
+Only the subcommand that is asked for is imported, so that ``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.errors import ForethoughtError
+
+COMMANDS = {
+    "train": "Train one agent on one task, in a folder from which it can be resumed.",
+    "evaluate": "Evaluate a trained agent, by one planner or by several in one table.",
+    "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
+    "report": "Write one HTML page, plots and a table from the runs in a folder.",
+    "list": "List planners, agents and tasks, each explained in a line.",
+    "doctor": "Tell what works here, what is missing, and whether an environment is sound.",
+    "demo": "Train two agents on a MuJoCo task and show what they learned.",
+}
+
+USAGE_ERROR, INTERRUPTED = 2, 130  # as shells and argparse have it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        0 for success; 1 for a command that found what it was asked to look for wanting; 2 for a mistake in what was
+        asked, which one sentence on standard error explains; 130 and 143 after Ctrl-C and SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _never_fail_to_print()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except ForethoughtError as error:
+        print(f"forethought: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else USAGE_ERROR
+    if arguments[0] in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"forethought {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else "forethought --help lists them."
+        print(f"forethought: there is no command {name!r}; {hint}", file=sys.stderr)
+        return USAGE_ERROR
+    command = importlib.import_module(f".{name}", __package__)
+    code: int = command.run(rest)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: forethought COMMAND [OPTIONS]",
+            "",
+            "Learn a world model that predicts in representation space, and think ahead in it.",
+            "",
+            *lines,
+            "",
+            "forethought COMMAND --help explains a command; forethought --version tells the version.",
+        ]
+    )
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"forethought: {message}", file=sys.stderr)
+
+
+def _never_fail_to_print() -> None:
+    """Let a terminal that lacks a character show a stand-in for it instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

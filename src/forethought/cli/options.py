@@ -1,0 +1,60 @@
+"""Options: from a settings dataclass to the options of a command, by tyro."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import TypeVar
+
+import tyro
+
+from ..core.errors import ForethoughtError, SettingsError
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], command: str, arguments: Sequence[str], description: str = "") -> Options:
+    """Build ``options`` from command-line arguments.
+
+    Args:
+        options: a dataclass; its fields and their docstrings become options and their help.
+        command: name of the subcommand, for messages.
+        arguments: what follows it.
+        description: begins the help; by default the docstring of ``options``.
+
+    Raises:
+        ForethoughtError: a value that the dataclass refuses, in its own words.
+        SystemExit: help was printed (0), or an error that names the nearest option (2).
+    """
+    errors, help_text = StringIO(), StringIO()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(errors))
+        if os.environ.get("NO_COLOR"):  # tyro looks at the terminal only
+            stack.enter_context(redirect_stdout(help_text))
+        try:
+            return tyro.cli(options, prog=f"forethought {command}", description=description or None, args=arguments)
+        except SystemExit as stop:
+            ended = stop
+    cause: BaseException | None = ended
+    while cause is not None and not isinstance(cause, ForethoughtError):
+        cause = cause.__context__
+    if cause is not None:
+        raise cause from None
+    sys.stdout.write(help_text.getvalue())
+    sys.stderr.write(errors.getvalue())
+    raise ended
+
+
+def names(text: str, option: str) -> list[str]:
+    """Return the names in a list such as ``cem,icem``.
+
+    Raises:
+        SettingsError: where one is empty.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise SettingsError(f"{option} {text!r} holds an empty name: separate names by single commas.")
+    return parts

@@ -1,0 +1,158 @@
+"""``forethought train``: one agent learns one task in one run folder, and goes on from there when it was stopped."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+from tyro.conf import Positional, Suppress, UseAppendAction
+
+from ..core.errors import SettingsError
+from ..core.runs import Run
+from ..core.settings import Settings, field_names
+from ..evaluations.settings import TrainingResult, TrainSettings
+from .main import INTERRUPTED
+from .options import parse
+from .progress import TrainingProgress
+
+AgentSettings = TypeVar("AgentSettings", bound=Settings)
+
+TERMINATED = 143
+
+
+@dataclass(frozen=True)
+class TrainOptions(TrainSettings):
+    """What every training has."""
+
+    task: Annotated[Positional[str], tyro.conf.arg(metavar="TASK")] = ""
+    """Task by name (forethought list tasks), any Gymnasium id, or module:Name-v0."""
+    agent_settings: Suppress[dict[str, Any]] = field(default_factory=dict)
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Run folder to make; by default runs/TASK-AGENT-SEED."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Go on with an interrupted run instead, to the end and with the settings that it was begun with."""
+
+
+@dataclass(frozen=True)
+class TrainWithSettings(Generic[AgentSettings]):
+    """An agent whose settings are a dataclass: each is an option."""
+
+    training: Annotated[TrainOptions, tyro.conf.arg(name="")]
+    settings: Annotated[AgentSettings, tyro.conf.arg(name="")]
+    planner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Planner by name; short for --planning.planner."""
+
+    def agent_settings(self) -> dict[str, Any]:
+        """Return the agent's settings as plain data."""
+        data = self.settings.to_dict()
+        if self.planner is not None:
+            data["planning"]["planner"] = self.planner
+        return data
+
+
+@dataclass(frozen=True)
+class TrainWithKeywords:
+    """An agent that takes keywords, as Stable-Baselines3's algorithms do."""
+
+    training: Annotated[TrainOptions, tyro.conf.arg(name="")]
+    set: Annotated[UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """A setting of the agent as NAME=VALUE, such as learning_rate=1e-3; may be repeated."""
+
+    def agent_settings(self) -> dict[str, Any]:
+        """Return the agent's settings as plain data."""
+        return dict(map(_setting, self.set))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, or resume."""
+    options = _parse(arguments)
+    training = options.training
+    with TrainingProgress() as progress:
+        if training.resume is not None:
+            _refuse_changes(training)
+            from ..evaluations.training import resume
+
+            result = resume(training.resume, progress)
+        else:
+            if not training.task:
+                raise SettingsError("Which task? Such as: forethought train InvertedPendulum-v5.")
+            shared = {name: getattr(training, name) for name in field_names(TrainSettings)}
+            settings = TrainSettings(**shared | {"agent_settings": options.agent_settings()})
+            from ..evaluations.training import train
+
+            result = train(settings, training.out or _default_folder(settings), progress)
+    return _conclude(result)
+
+
+def _parse(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWithKeywords:
+    from ..agents.registry import agents
+
+    name = _agent_name(arguments)
+    settings = getattr(agents.get(name), "Settings", None)
+    description = (
+        f"Train one agent on one task. Below are the options of the agent {name}; "
+        "--agent NAME --help shows those of another."
+    )
+    if settings is None:
+        return parse(TrainWithKeywords, "train", arguments, description)
+    return parse(TrainWithSettings[settings], "train", arguments, description)  # type: ignore[valid-type]
+
+
+def _agent_name(arguments: Sequence[str]) -> str:
+    """Find the agent, on which depends what the other arguments mean."""
+    name = TrainSettings.agent
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        if argument == "--agent" and following is not None:
+            name = following
+        elif argument.startswith("--agent="):
+            name = argument.removeprefix("--agent=")
+    return name
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"--set {text!r} is not of the form NAME=VALUE.")
+    try:
+        return name.replace("-", "_"), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.replace("-", "_"), value
+
+
+def _refuse_changes(training: TrainOptions) -> None:
+    changed = [
+        f"--{option.name.replace('_', '-')}" if option.name != "task" else "the task"
+        for option in dataclasses.fields(training)
+        if option.name not in ("resume", "agent_settings") and getattr(training, option.name) != option.default
+    ]
+    if changed:
+        raise SettingsError(
+            f"--resume goes on with the settings that the run was begun with: leave out {', '.join(changed)}."
+        )
+
+
+def _default_folder(settings: TrainSettings) -> Path:
+    task = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in settings.task)
+    return Path("runs") / f"{task}-{settings.agent}-{settings.seed}"
+
+
+def _conclude(result: TrainingResult) -> int:
+    folder = shlex.quote(str(result.folder))
+    if result.status == "interrupted":
+        print(f"Stopped at step {result.step:,}; everything is saved in {folder}.")
+        if result.resumable:
+            print(f"Go on with: forethought train --resume {folder}")
+        else:
+            print("This agent cannot go on from here; evaluate what it has learned, or train it again.")
+        reason = Run.open(result.folder).manifest["reason"] or ""
+        return TERMINATED if reason.startswith("SIGTERM") else INTERRUPTED
+    outcome = "" if result.return_mean is None else f", return {result.return_mean:,.1f} on held-out episodes"
+    print(f"Finished {result.step:,} steps{outcome}; the run is in {folder}.")
+    print(f"Try: forethought evaluate {folder}")
+    return 0
