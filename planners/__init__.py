@@ -15,12 +15,15 @@ from .base import (
     planner_summary,
     register_planner,
 )
+from .check import check_planner, example_specs
+from .instruments import BrokenPromise
 from .search import Objective, ObjectiveError, Search
 from .spec import ActionSpec
 from .state import Plan, PlanState, Trace
 
 __all__ = [
     "ActionSpec",
+    "BrokenPromise",
     "Objective",
     "ObjectiveError",
     "Plan",
@@ -30,6 +33,8 @@ __all__ = [
     "Search",
     "Trace",
     "available_planners",
+    "check_planner",
+    "example_specs",
     "make_planner",
     "planner_class",
     "planner_summary",

@@ -105,6 +105,8 @@ class Planner(ABC):
     """
 
     Settings: ClassVar[type[PlannerSettings]]
+    searches: ClassVar[bool] = True
+    """Whether it evaluates the warm start, and so is never worse; otherwise it only compares proposals."""
     carried: int = 0
     """How many elites K the planner carries from one plan to the next."""
 

@@ -28,9 +28,9 @@ class MPPISettings(PlannerSettings):
     effective_fraction: Annotated[float, Range(gt=0, le=1)] = 0.1
     """Effective sample size that the temperature is chosen for, as a share of the candidates."""
     initial_std: Annotated[float, Range(gt=0)] = 0.5
-    """Standard deviation in the first iteration, in halves of the action range."""
-    final_std: Annotated[float, Range(gt=0)] = 0.1
-    """Standard deviation in the last iteration, reached geometrically."""
+    """Standard deviation at the start of every plan, in halves of the action range."""
+    annealing: Annotated[float, Range(ge=0)] = 1.0
+    """Over I iterations the standard deviation falls geometrically to initial_std / I ** annealing; 0 keeps it."""
     noise_colour: Annotated[float, Range(ge=0)] = 0.0
     """Exponent beta of the noise: 0 is white, 2 drifts. More suits smooth tasks and horizons of 10 and above."""
 
@@ -65,7 +65,7 @@ class MPPI(Planner):
         """Run the iterations."""
         settings, count = self.settings, self.settings.samples - 1
         noise = self.noise(search.state, count * settings.iterations, settings.noise_colour)
-        cooling = (settings.final_std / settings.initial_std) ** (1 / max(1, settings.iterations - 1))
+        cooling = settings.iterations ** (-settings.annealing / max(1, settings.iterations - 1))
         mean = search.warm_start
         for iteration in range(settings.iterations):
             own_noise = noise[:, iteration * count : (iteration + 1) * count]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .noise import normal_to_uniform
 
@@ -24,6 +23,7 @@ class OneHots:
         self._categories = max(sizes)
         self._last = torch.tensor(sizes) - 1
         filled = torch.arange(self._categories) <= self._last[:, None]
+        self._numbers = torch.arange(self._categories, device=device)
         self._shape = (len(sizes), self._categories)
         self._all_equal = bool(filled.all())
         self._last = self._last.to(device)
@@ -35,7 +35,7 @@ class OneHots:
 
     def encode(self, choices: Tensor) -> Tensor:
         """Return the one-hots (..., A) of the categories (..., G) chosen in each group."""
-        return self._vector(functional.one_hot(choices, self._categories).to(self.uniform.dtype))
+        return self._vector((choices[..., None] == self._numbers).to(self.uniform.dtype))
 
     def choices(self, vectors: Tensor) -> Tensor:
         """Return the category (..., G) of the largest entry in each group of ``vectors`` (..., A)."""

@@ -41,6 +41,7 @@ class Policy(Planner):
     """
 
     Settings = PolicySettings
+    searches = False
     settings: PolicySettings
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -65,14 +66,19 @@ class Search:
         samples = samples[:, self.proposals :]
         actions = torch.cat([self.given, self.spec.to_actions(samples)], 1)
         candidates = torch.cat([self.spec.to_units(self.given), samples], 1)
-        return candidates, self.score(actions)
+        self._opening_costs = self.score(actions)
+        return candidates, self._opening_costs
 
     def evaluate(self, candidates: Tensor) -> Tensor:
         """Return the costs (B, N) of ``candidates`` (B, N, H, A); ``inf`` where they are not finite."""
         return self.score(self.spec.to_actions(candidates))
 
     def differentiate(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the costs (B, N) and their gradients (B, N, H, A) by the candidates, zero where not finite."""
+        """Return the costs (B, N) of ``candidates`` (B, N, H, A), and their gradients by the candidates.
+
+        The gradients (B, N, H, A) are divided by a power of two near the spread of the opening's costs, so that they
+        have a size that optimisers can count on; they are zero where not finite.
+        """
         with torch.enable_grad():
             variables = candidates.detach().requires_grad_()
             actions = self.spec.to_actions(variables)
@@ -82,7 +88,7 @@ class Search:
                     "The objective's costs do not depend differentiably on the actions, which a planner that follows "
                     "gradients needs: remove no_grad and detach from it, or choose a planner that only samples."
                 )
-            (gradients,) = torch.autograd.grad(costs, variables, torch.ones_like(costs))
+            (gradients,) = torch.autograd.grad(costs, variables, (1 / self._scale).expand_as(costs))
         costs = self._record(actions.detach(), costs.detach())
         return costs, gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -104,6 +110,17 @@ class Search:
             trace = Trace(torch.stack(best, 1), torch.stack(mean, 1), torch.stack(spread, 1), evaluations)
         return Plan(self.best_actions, self.best_cost, self.best_cost.isinf(), state, trace)
 
+    @cached_property
+    def _scale(self) -> Tensor:
+        """(B, 1) the power of two: by it, a cost in other units leads to the same plan bit for bit."""
+        costs = self._opening_costs
+        finite = costs.isfinite()
+        spread = costs.masked_fill(~finite, -torch.inf).amax(1) - costs.amin(1)
+        size = costs.masked_fill(~finite, 0.0).abs().amax(1)  # stands in where all costs agree
+        size = torch.where(size > 0, size, 1.0)
+        spread = torch.where(spread.isfinite() & (spread > 0), spread, size)
+        return (spread / torch.frexp(spread).mantissa)[:, None]
+
     def _costs(self, actions: Tensor) -> Tensor:
         costs = self._objective(actions)
         if not isinstance(costs, Tensor) or costs.shape != actions.shape[:2]:
@@ -123,6 +140,6 @@ class Search:
         self.best_cost = torch.where(better, cost, self.best_cost)
         if self._records is not None:
             mean = costs.where(costs.isfinite(), torch.nan).nanmean(1)
-            spread = actions.std(1, correction=0).mean((1, 2))
+            spread = self.spec.to_units(actions).std(1, correction=0).mean((1, 2))
             self._records.append((self.best_cost, mean, spread, costs.shape[1]))
         return costs

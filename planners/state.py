@@ -116,7 +116,8 @@ class Trace:
     Attributes:
         best: (B, I) lowest cost seen so far.
         mean: (B, I) mean of the finite costs of this call.
-        spread: (B, I) standard deviation of this call's candidates, averaged over steps and dimensions.
+        spread: (B, I) standard deviation of this call's candidates, in halves of the action range, averaged over steps
+            and dimensions.
         evaluations: (I,) candidates per problem evaluated in this call; integers on the host.
     """
 
