@@ -48,6 +48,20 @@ def test_a_decoded_action_is_always_inside_its_box_and_exact_at_the_ends(box: sp
     assert np.abs(again).max() <= 1.0
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.uint8])
+def test_the_whole_range_of_an_integer_type_is_reached_and_not_overrun(dtype: Any) -> None:
+    box = spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, (1,), dtype)
+    native = ActionCodec(box).decode(np.array([[-1.0], [0.0], [1.0]], np.float32))
+    assert [int(native[0, 0]), int(native[2, 0])] == [np.iinfo(dtype).min, np.iinfo(dtype).max]
+    assert native[0] < native[1] < native[2]
+
+
+def test_a_dimension_without_room_keeps_its_value_exactly() -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, 100)
+    native = ActionCodec(spaces.Box(values, values, dtype=np.float64)).decode(np.full((1, 100), 0.3, np.float32))
+    np.testing.assert_array_equal(native[0], values)
+
+
 @pytest.mark.parametrize(
     ("low", "high"), [([-2.0, 0.0], [6.0, 1e-8]), ([-1e6, 5.0], [1e6, 5.0]), ([-1e308, -1.0], [1e308, 1e-3])]
 )

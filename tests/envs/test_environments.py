@@ -85,10 +85,17 @@ def test_nothing_given_out_changes_afterwards(scripted: Any) -> None:
     for _ in range(3):
         transitions.append(environments.step(np.zeros((1, 1))))
         copies.append(transitions[-1].next_observations.copy())
-    first[:] = transitions[0].observations[:] = 99.0
+    first[:] = transitions[0].observations[:] = transitions[2].observations[:] = 99.0
+    np.testing.assert_array_equal(environments.observations[0, :2], [8, 3])
     environments.step(np.zeros((1, 1)))
     np.testing.assert_array_equal(transitions[2].next_observations, copies[3])
     np.testing.assert_array_equal(environments.observations[0, :2], [8, 4])
+
+
+def test_the_terminal_observation_outlives_the_reset(scripted: Any) -> None:
+    environments = make_environments(partial(scripted, reuses_its_array=True))
+    environments.reset()
+    np.testing.assert_array_equal(walk(environments, 1)[0].infos[0]["terminal_observation"][:2], [0, 1])
 
 
 @pytest.mark.parametrize("kind", ["observation", "reward", "action"])
@@ -202,6 +209,8 @@ def test_an_episode_that_cannot_be_repeated_is_replaced_by_a_fresh_one() -> None
     assert kept.started.tolist() == [True, False]
     np.testing.assert_array_equal(kept.observations[1], environments.observations[1])
     assert not np.array_equal(kept.observations[0], environments.observations[0])
+    ends = [[info["episode"]["l"] for info in step.infos if "episode" in info] for step in walk(kept, 200)]
+    assert [lengths for lengths in ends if lengths] == [[200], [200]]  # the kept one five steps before the fresh one
 
 
 def test_the_state_of_a_vector_that_is_not_ours_starts_afresh() -> None:
