@@ -23,7 +23,7 @@ def symexp(values: Tensor) -> Tensor:
 class TwoHotHead(nn.Module):
     """Predicts a scalar of any scale as a distribution over bins of symlog space.
 
-    The first guess is exactly zero: the weights start at zero and the bins lie symmetrically around zero.
+    The first guess is zero: the weights start at zero and the bins lie symmetrically around zero.
     """
 
     bins: Tensor
@@ -51,8 +51,8 @@ class TwoHotHead(nn.Module):
         position = ((symlog(targets).clamp(-self.limit, self.limit) + self.limit) / width).clamp(max=len(self.bins) - 1)
         lower = position.floor().clamp(max=len(self.bins) - 2)
         upper_share = (position - lower).unsqueeze(-1)
-        below = log_probabilities.gather(-1, lower.long().unsqueeze(-1))
-        above = log_probabilities.gather(-1, lower.long().unsqueeze(-1) + 1)
+        index = lower.nan_to_num().long().unsqueeze(-1)  # a target that is no number still gives a loss that is none
+        below, above = log_probabilities.gather(-1, index), log_probabilities.gather(-1, index + 1)
         return -((1 - upper_share) * below + upper_share * above).squeeze(-1)
 
 

@@ -111,6 +111,6 @@ class RunningNormalizer(nn.Module):
         self._refresh()
 
     def _apply(self, fn: object, recurse: bool = True) -> RunningNormalizer:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._refresh()
         return self

@@ -60,11 +60,12 @@ class SIGReg(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             projected = latents.float() @ directions.float()  # (T, B, M)
             if valid is None:
-                share, samples = None, torch.full_like(projected[:, 0, 0], latents.shape[1])
-            else:
-                samples = valid.sum(1)
-                share = (valid / samples.clamp(min=1).unsqueeze(1)).unsqueeze(2)
-            distance = _WeightedDistance.apply(projected, share, self.knots, self.target, self.weights)
+                valid = projected.new_ones(projected.shape[:2])
+            samples = valid.sum(1)  # (T,)
+            share = (valid / samples.clamp(min=1).unsqueeze(1)).unsqueeze(1)
+            distance = _WeightedDistance.apply(  # type: ignore[no-untyped-call]
+                projected, share, self.knots, self.target, self.weights
+            )
             return (samples * distance.mean(1)).mean()
 
     def expected_for_gaussian(self) -> float:
@@ -84,31 +85,29 @@ class _WeightedDistance(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         projected: Tensor,
-        share: Tensor | None,
+        share: Tensor,
         knots: Tensor,
         target: Tensor,
         weights: Tensor,
     ) -> Tensor:
-        """Return (T, M) distances of ``projected`` (T, B, M); ``share`` (T, B, 1) sums to one over B."""
-        mean_share = 1 / projected.shape[1]
-
-        def mean(values: Tensor) -> Tensor:
-            return values.mean(1) if share is None else (values * share).sum(1)
-
+        """Return (T, M) distances of ``projected`` (T, B, M), each sample weighing its ``share`` (T, 1, B)."""
         step = projected * knots[1]
         cosine_1, sine_1 = torch.cos(step), torch.sin(step)
         cosine, sine = torch.ones_like(step), torch.zeros_like(step)
-        distance = torch.zeros_like(step[:, 0])
+        distance = torch.zeros_like(step[:, :1])
         gradient = torch.zeros_like(step)
         for knot, phi, weight in zip(knots[1:].tolist(), target[1:].tolist(), weights[1:].tolist(), strict=True):
-            cosine, sine = cosine * cosine_1 - sine * sine_1, sine * cosine_1 + cosine * sine_1
-            real, imaginary = mean(cosine) - phi, mean(sine)
+            turned = sine * cosine_1
+            turned.addcmul_(cosine, sine_1)
+            cosine.mul_(cosine_1).addcmul_(sine, sine_1, value=-1)
+            sine = turned
+            real, imaginary = torch.bmm(share, cosine) - phi, torch.bmm(share, sine)  # (T, 1, M)
             distance += weight * (real.square() + imaginary.square())
-            gradient += cosine * (2 * weight * knot * imaginary).unsqueeze(1)
-            gradient -= sine * (2 * weight * knot * real).unsqueeze(1)
-        gradient *= mean_share if share is None else share
+            gradient.addcmul_(cosine, 2 * weight * knot * imaginary)
+            gradient.addcmul_(sine, -2 * weight * knot * real)
+        gradient *= share.transpose(1, 2)
         ctx.save_for_backward(gradient)
-        return distance
+        return distance.squeeze(1)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,237 @@
+"""JEPA: its contract, its masks, its targets, and the point of the method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from forethought.core.clip import Clip
+from forethought.core.errors import SettingsError
+from forethought.world_model import (
+    JEPA,
+    JEPASettings,
+    LatentState,
+    Learner,
+    LearnerSettings,
+    collapse_alarm,
+    measure_health,
+)
+
+SMALL = {"latent_dims": 8, "hidden": 32, "directions": 16}
+
+
+def make_clip(batch: int = 6, steps: int = 3, observation_dims: int = 4, action_dims: int = 2, seed: int = 0) -> Clip:
+    generator = torch.Generator().manual_seed(seed)
+    return Clip(
+        torch.randn(batch, steps + 1, observation_dims, generator=generator),
+        torch.rand(batch, steps, action_dims, generator=generator) * 2 - 1,
+        torch.randn(batch, steps, generator=generator),
+        torch.zeros(batch, steps),
+        torch.ones(batch, steps),
+    )
+
+
+def make_model(seed: int = 0, **settings) -> JEPA:
+    torch.manual_seed(seed)
+    model = JEPA(4, 2, JEPASettings(**{**SMALL, **settings}))
+    torch.nn.init.normal_(model.predictor.change.weight, std=0.1)  # so that predictions depend on their inputs
+    return model
+
+
+def recorded_clips(count: int, seed: int) -> Clip:
+    """Clips of a damped, noisily driven oscillator seen through a random linear map: six dimensions of two states."""
+    generator = torch.Generator().manual_seed(seed)
+    state = torch.randn(count, 2, generator=generator)
+    see = torch.randn(2, 4, generator=torch.Generator().manual_seed(99))
+    actions = torch.rand(count, 3, 2, generator=generator) * 2 - 1
+    observed = [state @ see]
+    for step in range(3):
+        state = state @ torch.tensor([[0.95, -0.3], [0.3, 0.95]]) + 0.3 * actions[:, step]
+        observed.append(state @ see)
+    return Clip(torch.stack(observed, 1), actions, torch.zeros(count, 3), torch.zeros(count, 3), torch.ones(count, 3))
+
+
+def test_imagining_is_stepping_repeatedly():
+    model = make_model()
+    state = LatentState(torch.randn(3, 8))
+    actions = torch.rand(3, 5, 4, 2) * 2 - 1
+    imagined = model.imagine(state, actions)
+    for h in range(4):
+        step = model.step(state, actions[:, :, h])
+        torch.testing.assert_close(imagined.latents[:, :, h], step.state.latents)
+        torch.testing.assert_close(imagined.rewards[:, :, h], step.reward)
+        torch.testing.assert_close(imagined.continues[:, :, h], step.continues)
+        state = step.state
+    assert imagined.latents.shape == (3, 5, 4, 8)
+    assert imagined.rewards.shape == imagined.continues.shape == (3, 5, 4)
+
+
+def test_imagination_is_differentiable_in_the_actions():
+    model = make_model()
+    actions = torch.zeros(2, 3, 4, 2, requires_grad=True)
+    model.imagine(LatentState(torch.randn(2, 8)), actions).latents[:, :, -1].sum().backward()
+    assert (actions.grad.abs().sum((0, 1, 3)) > 0).all()
+
+
+def test_one_environment_is_imagined_alike_alone_and_in_a_batch():
+    model = make_model()
+    latents, actions = torch.randn(4, 8), torch.rand(4, 3, 2, 2)
+    together = model.imagine(LatentState(latents), actions)
+    alone = model.imagine(LatentState(latents[2:3]), actions[2:3])
+    torch.testing.assert_close(together.latents[2:3], alone.latents)
+
+
+def test_observing_forgets_nothing_it_needs_and_encodes_only_what_is_seen():
+    model = make_model()
+    observations = torch.randn(3, 4)
+    state = model.observe(model.initial(3), observations, torch.zeros(3, 2), torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(state.latents, model.encode(observations))
+
+
+def test_what_follows_an_episodes_end_does_not_count():
+    model, directions = make_model(), None
+    clip = make_clip()
+    directions = model.draw_directions(torch.Generator().manual_seed(0))
+    clip.valid[:3, 1:] = 0
+    expected = model(clip, directions).metrics()
+    clip.observations[:3, 2:] += 100
+    clip.rewards[:3, 1:] = -50
+    clip.terminated[:3, 1:] = 1
+    clip.actions[:3, 1:] = 0.5
+    for name, value in model(clip, directions).metrics().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+@pytest.mark.parametrize(("target", "reaches"), [("both", True), ("stop", False), ("copy", False)])
+def test_the_target_side_passes_gradient_only_where_asked(target, reaches):
+    model = make_model(target=target, regularize="nothing", heads=False, unroll=1)
+    observations = torch.randn(5, 2, 4, requires_grad=True)
+    clip = make_clip(5, 1)
+    clip = Clip(observations, clip.actions, clip.rewards, clip.terminated, clip.valid)
+    model(clip, model.draw_directions(torch.Generator())).total.backward()
+    assert observations.grad[:, 0].abs().sum() > 0
+    assert (observations.grad[:, 1].abs().sum() > 0) == reaches
+
+
+def test_the_target_copy_is_refreshed_on_schedule():
+    model = make_model(target="copy", target_refresh=3)
+    learner = Learner(model, LearnerSettings(learning_rate=1e-2))
+
+    def differs() -> bool:
+        pairs = zip(model.encoder.parameters(), model.target_encoder.parameters(), strict=True)
+        return any(not torch.equal(ours, copied) for ours, copied in pairs)
+
+    states = []
+    for _ in range(4):
+        learner.update(make_clip())
+        states.append(differs())
+    assert states == [True, True, False, True]
+
+
+def test_sigreg_can_be_moved_to_a_projector():
+    model = make_model(regularize="projector", projector_dims=5)
+    directions = model.draw_directions(torch.Generator().manual_seed(0))
+    assert directions.shape[0] == 5
+    model(make_clip(), directions).regularization.backward()
+    assert any(parameter.grad is not None for parameter in model.projector.parameters())
+
+
+def test_a_model_without_heads_imagines_latents_only():
+    imagined = make_model(heads=False).imagine(LatentState(torch.randn(1, 8)), torch.zeros(1, 2, 3, 2))
+    assert imagined.rewards is None
+    assert imagined.continues is None
+
+
+def test_a_non_finite_loss_changes_no_weight_and_is_counted():
+    model = make_model()
+    learner = Learner(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    clip = make_clip()
+    clip.rewards[0, 0] = torch.nan
+    learner.update(clip)
+    assert learner.skipped == 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_same_seed_learns_the_same_weights_and_touches_no_global_generator():
+    def learned() -> dict[str, torch.Tensor]:
+        model = make_model()
+        state = torch.random.get_rng_state()
+        learner = Learner(model, seed=3)
+        for seed in range(5):
+            learner.update(make_clip(seed=seed))
+        assert torch.equal(state, torch.random.get_rng_state())
+        return model.state_dict()
+
+    first, second = learned(), learned()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_learner_continues_from_its_state_bit_for_bit():
+    def run(split: bool) -> dict[str, torch.Tensor]:
+        model = make_model()
+        learner = Learner(model, seed=1)
+        for seed in range(6):
+            if split and seed == 3:
+                weights, state = model.state_dict(), learner.state()
+                model = make_model(seed=5)
+                model.load_state_dict(weights)
+                learner = Learner(model, seed=7)
+                learner.load_state(state)
+            learner.update(make_clip(seed=seed))
+        return model.state_dict()
+
+    whole, resumed = run(False), run(True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_settings_out_of_range_name_the_field():
+    with pytest.raises(SettingsError, match="latent_dims"):
+        JEPASettings(latent_dims=0)
+    with pytest.raises(SettingsError, match="target"):
+        JEPASettings(target="bth")
+
+
+def test_config_rebuilds_a_model_of_the_same_shape():
+    model = make_model(target="copy", regularize="projector")
+    twin = JEPA.from_config(model.config())
+    twin.load_state_dict(model.state_dict())
+    probe = torch.randn(2, 4)
+    assert torch.equal(model.encode(probe), twin.encode(probe))
+
+
+@pytest.mark.parametrize("regularize", ["nothing", "latent"])
+def test_the_point_of_the_method(regularize):
+    """Gradient through both sides, no reward: without SIGReg the latent collapses, with it it is a unit Gaussian."""
+    torch.manual_seed(0)
+    settings = JEPASettings(
+        latent_dims=2, hidden=32, heads=False, target="both", regularize=regularize, regularizer_weight=1.0
+    )
+    model = JEPA(4, 2, settings)
+    model.normalizer.update(recorded_clips(1000, seed=1000).observations[:, 0])
+    learner = Learner(model, LearnerSettings(learning_rate=3e-3))
+    held_out = recorded_clips(256, seed=1001)
+    start = measure_health(model, held_out, torch.Generator().manual_seed(0))
+    for seed in range(400):
+        learner.update(recorded_clips(128, seed))
+    end = measure_health(model, held_out, torch.Generator().manual_seed(0))
+    alarm = collapse_alarm(end, held_out.batch)
+    if regularize == "nothing":
+        assert end["spread_mean"] < 0.05 * start["spread_mean"]
+        assert alarm is not None
+        assert "collapsed" in alarm
+    else:
+        assert 0.8 <= end["spread_mean"] <= 1.2
+        assert end["sigreg"] < 5
+        assert end["open_loop_error_3"] < 0.1 * end["no_change_error_3"]
+        assert alarm is None
+
+
+def test_the_alarm_is_silent_where_observations_are_all_alike():
+    model = make_model()
+    clip = make_clip(64)
+    model.normalizer.update(clip.observations.flatten(0, 1))
+    clip.observations[:] = clip.observations[:1, :1]
+    health = measure_health(model, clip, torch.Generator().manual_seed(0))
+    assert health["spread_mean"] < 1e-4
+    assert collapse_alarm(health, 64) is None

@@ -1,0 +1,90 @@
+"""Normaliser, predictor and heads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from forethought.world_model import ContinueHead, ResidualPredictor, RunningNormalizer, TwoHotHead, symexp, symlog
+
+
+def test_statistics_gathered_in_pieces_are_those_of_the_whole():
+    data = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1]) + 7
+    normalizer = RunningNormalizer(3)
+    for piece in data.split(37):
+        normalizer.update(piece)
+    whole = (data - data.mean(0)) / data.std(0, unbiased=False)
+    torch.testing.assert_close(normalizer(data), whole, rtol=1e-3, atol=1e-3)
+
+
+def test_a_dimension_that_never_varies_becomes_zero_and_harmless():
+    normalizer = RunningNormalizer(2)
+    normalizer.update(torch.stack([torch.randn(100), torch.full((100,), 3.0)], 1))
+    assert torch.equal(normalizer(torch.tensor([[0.0, 3.0]]))[:, 1], torch.zeros(1))
+    assert normalizer(torch.tensor([[0.0, 1e6]]))[0, 1] == normalizer.limit
+
+
+def test_before_any_data_observations_pass_as_they_are():
+    assert torch.equal(RunningNormalizer(2)(torch.tensor([[0.5, -2.0]])), torch.tensor([[0.5, -2.0]]))
+
+
+def test_statistics_travel_with_the_state_dict():
+    first, second = RunningNormalizer(2), RunningNormalizer(2)
+    first.update(torch.randn(50, 2) + 4)
+    second.load_state_dict(first.state_dict())
+    probe = torch.randn(5, 2)
+    assert torch.equal(first(probe), second(probe))
+
+
+def test_symexp_undoes_symlog():
+    values = torch.tensor([-1e4, -1.0, -1e-3, 0.0, 0.5, 20.0, 2e4])
+    torch.testing.assert_close(symexp(symlog(values)), values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fresh_two_hot_head_predicts_zero():
+    torch.testing.assert_close(TwoHotHead(8)(torch.randn(4, 8)), torch.zeros(4), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [-300.0, -0.7, 0.0, 0.02, 1.0, 5000.0])
+def test_a_two_hot_head_learns_a_value_of_any_scale(target):
+    torch.manual_seed(0)
+    head, features = TwoHotHead(4), torch.randn(1, 4)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        head.loss(features, torch.tensor([target])).mean().backward()
+        optimizer.step()
+    assert head(features).item() == pytest.approx(target, rel=0.05, abs=0.02)
+
+
+def test_two_hot_targets_beyond_the_bins_stay_finite():
+    head = TwoHotHead(4)
+    assert head.loss(torch.randn(3, 4), torch.tensor([1e30, -1e30, 0.0])).isfinite().all()
+
+
+def test_an_even_number_of_bins_is_refused():
+    with pytest.raises(ValueError, match="odd number of bins"):
+        TwoHotHead(4, bins=64)
+
+
+def test_the_continue_head_is_trained_towards_the_truth():
+    torch.manual_seed(0)
+    head, features = ContinueHead(2), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        head.loss(features, torch.tensor([0.0, 1.0])).mean().backward()
+        optimizer.step()
+    continues = head(features)
+    assert continues[0] > 0.95
+    assert continues[1] < 0.05
+
+
+def test_an_untrained_predictor_predicts_that_nothing_changes():
+    predictor = ResidualPredictor(5, 2, 16)
+    latents = torch.randn(3, 5)
+    after, features = predictor(latents, predictor.action_encoder(torch.randn(3, 2)))
+    assert torch.equal(after, latents)
+    assert features.shape == (3, 16)
+    assert np.isfinite(features.detach().numpy()).all()
