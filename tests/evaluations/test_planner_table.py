@@ -31,6 +31,7 @@ class Agent:
         if name == "policy":
             assert (budget, settings) == (None, {"horizon": 1, "proposals": 1}), "one proposal: the actor itself"
             return View(0.25, 1)
+        self.settings = settings
         if name == "hybrid":
             return View(0.5, budget - 200, 100)
         if name == "broken":
@@ -61,6 +62,15 @@ def test_the_table_says_what_a_decision_costs(countdown):
     assert "| hybrid" in markdown
     assert "100 + 100" in markdown
     assert "budget + 2 x gradients <= 300" in markdown
+
+
+def test_horizon_and_film_are_each_planner_s_own(tmp_path, countdown):
+    agent = Agent()
+    table = evaluate_planners(
+        agent, countdown, ["hybrid"], episodes=1, horizon=7, video=tmp_path / "film.gif", env_kwargs={"longest": 4}
+    )
+    assert agent.settings == {"horizon": 7}
+    assert [row.evaluation.video.name for row in table.rows] == ["film_policy.gif", "film_hybrid.gif"]
 
 
 def test_planners_that_do_not_fit_or_break_stay_in_the_table_without_a_claim(countdown):

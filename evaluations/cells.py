@@ -1,0 +1,102 @@
+"""Cells: one agent on one task over its seeds, its learning curve and its score, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .results import Array, RunResult
+from .statistics import Estimate, Statistic, estimate, estimate_curve, interquartile_mean, mean, on_common_grid
+
+LAST_EVALUATIONS = 3
+"""A run's score is the mean of its last three evaluations: one alone says as much about luck as about the agent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A learning curve over several seeds: estimates at P positions (environment steps or CPU seconds)."""
+
+    positions: Array
+    points: Sequence[Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {"positions": self.positions.tolist(), "points": [point.to_dict() for point in self.points]}
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One agent on one task, over its seeds.
+
+    Attributes:
+        label: the agent's name, with its settings where they are needed to tell it from another.
+        runs: all of its runs.
+        counted: the finished ones, from which claims are made; all of them where none is finished.
+        scores: (n,) per counted run the mean of the last three points on the grid of steps that all finished runs of
+            the task cover; ``None`` where no claim can be made.
+        refusal: why not.
+    """
+
+    label: str
+    runs: Sequence[RunResult]
+    counted: Sequence[RunResult]
+    scores: Array | None
+    refusal: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the runs that count are finished."""
+        return all(run.status == "finished" for run in self.counted)
+
+    def score(self, statistic: Statistic = interquartile_mean) -> Estimate | None:
+        """Return the score over seeds with its interval."""
+        return None if self.scores is None else estimate([self.scores], statistic)
+
+    def curve(self, against: str = "steps", of: str = "returns") -> Curve | None:
+        """Return the learning curve: attribute ``of`` of the counted runs against attribute ``against``."""
+        pairs = [(getattr(run, against), getattr(run, of)) for run in self.counted]
+        if not pairs or any(y is None or not len(x) or not np.isfinite([*x, *y]).all() for x, y in pairs):
+            return None
+        try:
+            positions, scores = on_common_grid(pairs)
+        except ValueError:
+            return None
+        return Curve(positions, estimate_curve([scores]))
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time of training to the end, mean over the counted runs."""
+        ends = [run.cpu_seconds[-1] for run in self.counted if len(run.cpu_seconds)]
+        return float(np.mean(ends)) if ends and np.isfinite(ends).all() else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold; ``scores`` over seeds, as rliable takes them."""
+        iqm, average, curve = self.score(), self.score(mean), self.curve()
+        return {
+            "seeds": [run.settings.seed for run in self.counted],
+            "scores": None if self.scores is None else self.scores.tolist(),
+            "iqm": iqm.to_dict() if iqm else None,
+            "mean": average.to_dict() if average else None,
+            "refusal": self.refusal,
+            "cpu_seconds": self.cpu_seconds,
+            "curve": curve.to_dict() if curve else None,
+        }
+
+
+def make_cell(label: str, runs: Sequence[RunResult], grid: Array | None) -> Cell:
+    """Return the cell of ``runs``; ``grid`` holds the steps that all finished runs of the task cover, if any."""
+    counted = [run for run in runs if run.status == "finished" and len(run.steps)]
+    if not counted:
+        return Cell(label, runs, [run for run in runs if len(run.steps)], None, "no run is finished")
+    if grid is None:
+        return Cell(label, runs, counted, None, "the runs share no step at which they could be compared")
+    last = grid[-LAST_EVALUATIONS:]
+    scores = np.array([np.interp(last, run.steps, run.returns).mean() for run in counted])
+    bad = [run.settings.seed for run, score in zip(counted, scores, strict=True) if not np.isfinite(score)]
+    if bad:
+        seeds = ", ".join(map(str, bad))
+        return Cell(label, runs, counted, None, f"seed {seeds} has evaluations without a single sound episode")
+    return Cell(label, runs, counted, scores, None)

@@ -1,0 +1,157 @@
+"""compare: agents x tasks x seeds, side by side, on the same steps and the same held-out episodes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from ..core.errors import RunFolderError, SettingsError
+from ..core.files import read_json, write_json
+from ..core.settings import Range, Settings
+from .jobs import Job, folder_of, run_jobs
+from .results import read_results
+from .settings import TrainSettings
+from .stage import isolated_generators
+from .summary import Summary, summarise
+
+COMPARISON_FILE = "comparison.json"
+OnChange = Callable[[Sequence[Job], Job | None], None]
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """What is compared."""
+
+    tasks: tuple[str, ...]
+    """Tasks by name."""
+    agents: tuple[str, ...] = ("jepa", "sac")
+    """Agents by name; the others are compared with the first."""
+    seeds: Annotated[int, Range(ge=1)] = 3
+    """Runs per agent and task, with the seeds 0, 1, ... One tells nothing of the spread; five are a claim."""
+    steps: Annotated[int, Range(ge=1)] = 10_000
+    """Environment steps of each run."""
+    evaluations: Annotated[int, Range(ge=1)] = 10
+    """Evaluations, evenly spread over each run."""
+    episodes: Annotated[int, Range(ge=1)] = 10
+    """Held-out episodes per evaluation, the same for all."""
+    evaluation_seed: Annotated[int, Range(ge=0)] = 0
+    """Names the set of held-out episodes."""
+    jobs: Annotated[int, Range(ge=1)] | None = None
+    """Runs at the same time, each on one core; by default as many as there are cores."""
+    device: str = "auto"
+    """Where to compute: auto, cpu or cuda."""
+    video: bool = True
+    """Film the last evaluation of each agent's first seed."""
+    agent_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The agents' own settings, by agent."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tasks", "agents"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise SettingsError(f"CompareSettings.{name} = {values!r} must name at least one, and none twice.")
+        unknown = [name for name in self.agent_settings if name not in self.agents]
+        if unknown:
+            raise SettingsError(f"agent_settings names {unknown[0]!r}, which is not among the agents compared.")
+
+    def runs(self) -> list[TrainSettings]:
+        """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""
+        return [
+            TrainSettings(
+                task=task,
+                agent=agent,
+                steps=self.steps,
+                seed=seed,
+                evaluations=self.evaluations,
+                episodes=self.episodes,
+                evaluation_seed=self.evaluation_seed,
+                device=self.device,
+                video=self.video and seed == 0,
+                agent_settings=self.agent_settings.get(agent, {}),
+            )
+            for seed in range(self.seeds)
+            for task in self.tasks
+            for agent in self.agents
+        ]
+
+
+def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change: OnChange | None = None) -> Summary:
+    """Make all runs and say what they show.
+
+    Called again with the same settings and folder, it skips the runs that are finished and goes on with the others;
+    with more seeds, tasks or agents, it adds theirs.
+
+    Args:
+        settings: what is compared.
+        folder: root of the runs, ``folder/task/agent/seed_k``; a run's process writes to ``log.txt`` in it.
+        on_change: called with all jobs, and the one that began or ended (``None`` otherwise), about twice a second.
+
+    Raises:
+        ForethoughtError: a task, agent or setting that does not exist or does not fit, before any run is begun; a
+            folder that holds runs with other settings.
+        KeyboardInterrupt: Ctrl-C; the runs in progress have saved what they have.
+    """
+    root = Path(folder)
+    jobs = [Job(run, folder_of(root, run)) for run in settings.runs()]
+    for job in jobs:
+        job.prepare()
+    waiting = [job.settings for job in jobs if job.state == "waiting"]
+    _check(waiting)
+    before = _known(root)
+    order = list(dict.fromkeys([*settings.agents, *before.get("agents", [])]))
+    command = _command_line() if waiting else before.get("command", _command_line())
+    write_json(root / COMPARISON_FILE, {"settings": settings.to_dict(), "agents": order, "command": command})
+    report = on_change or (lambda jobs, job: None)
+    report(jobs, None)
+    run_jobs(jobs, settings.jobs or _cores(), lambda job: report(jobs, job))
+    unmade = [
+        f"{job.settings.agent} on {job.settings.task}, seed {job.settings.seed}, could not begin: {job.reason}"
+        for job in jobs
+        if job.state == "failed" and not (job.folder / "config.json").exists()
+    ]
+    if len(unmade) == len(jobs):
+        raise RunFolderError(f"None of the runs could begin. {unmade[0]}")
+    return summarise_folders([root], unmade)
+
+
+def summarise_folders(folders: Sequence[str | os.PathLike[str]], notes: Sequence[str] = ()) -> Summary:
+    """Read all runs in ``folders`` and say what they show, agents in the order in which they were compared.
+
+    Raises:
+        RunFolderError: a folder that does not exist or holds no run.
+    """
+    runs, unread = read_results(folders)
+    order = [name for folder in folders for name in _known(Path(folder)).get("agents", [])]
+    return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)))
+
+
+def _check(runs: Sequence[TrainSettings]) -> None:
+    """Build each agent once on each task, so that what cannot work is refused before hours of work."""
+    from ..agents import make_agent
+
+    with isolated_generators(0):  # SB3's models seed the global ones
+        for run in {(run.task, run.agent): run for run in runs}.values():
+            make_agent(run.agent, run.task, seed=run.seed, device=run.device, **run.agent_settings)
+
+
+def _known(root: Path) -> dict[str, Any]:
+    path = root / COMPARISON_FILE
+    known = read_json(path) if path.exists() else {}
+    return known if isinstance(known, dict) else {}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _command_line() -> str:
+    """Return how this process was called."""
+    program = Path(sys.argv[0]).name
+    called = ["forethought"] if program in ("forethought", "__main__.py") else ["python", program]
+    return shlex.join([*called, *sys.argv[1:]])

@@ -1,0 +1,202 @@
+"""Jobs: the runs of a comparison, each in a folder and a process of its own, several at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..core.errors import RunFolderError
+from ..core.locks import FolderLock
+from ..core.runs import Run
+from .settings import TrainSettings
+
+LOG_FILE = "log.txt"
+POLL_S = 0.5
+GRACE_S = 120
+"""How long a run that was asked to stop may take to save what it has."""
+
+State = Literal["waiting", "running", "finished", "skipped", "interrupted", "failed"]
+
+
+@dataclass
+class Job:
+    """One run to make.
+
+    Attributes:
+        settings: what to train.
+        folder: where; its ``log.txt`` takes what the process prints.
+        state: how the job stands; "skipped" if the run was finished before.
+        reason: why it failed, in a line.
+        step: environment steps taken so far, as far as the run has logged them.
+        last_return: of its last evaluation.
+    """
+
+    settings: TrainSettings
+    folder: Path
+    state: State = "waiting"
+    reason: str = ""
+    step: int = 0
+    last_return: float | None = None
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _read_to: int = field(default=0, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What the job is called."""
+        return f"{self.settings.task}  {self.settings.agent}  seed {self.settings.seed}"
+
+    def prepare(self) -> None:
+        """Find out what an earlier call left: nothing, a finished run, or one to go on with.
+
+        A run that ended before its first checkpoint begins again; what it left is moved aside.
+
+        Raises:
+            RunFolderError: the folder holds a run with other settings, or one that another process is working on.
+        """
+        if not (self.folder / "config.json").exists():
+            return
+        run = Run.open(self.folder)
+        asked, found = json.loads(json.dumps(self.settings.to_dict())), run.config
+        changed = [name for name in asked if found.get(name) != asked[name]]
+        if changed:
+            listed = "; ".join(f"{name} was {found.get(name)!r}, is {asked[name]!r}" for name in changed)
+            raise RunFolderError(
+                f"{self.folder} holds a run with other settings ({listed}): choose another folder, or these settings."
+            )
+        if run.status == "finished":
+            self.state = "skipped"
+            self.look()
+            return
+        FolderLock(self.folder).release()  # refuses, by name, a folder in use
+        if not run.checkpoints():
+            aside = (self.folder.with_name(f".{self.folder.name}.abandoned_{number}") for number in range(1, 1000))
+            self.folder.rename(next(path for path in aside if not path.exists()))
+
+    def start(self) -> None:
+        """Begin the run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        command = [sys.executable, "-m", "forethought.evaluations.worker", json.dumps(self.settings.to_dict())]
+        with open(self.folder / LOG_FILE, "ab") as log:
+            # A session of its own: Ctrl-C reaches the comparison alone, which then asks each run once to stop.
+            self._process = subprocess.Popen(
+                [*command, str(self.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **single},
+                start_new_session=True,
+            )
+        self.state = "running"
+
+    def look(self) -> bool:
+        """Read what the run has logged since the last look; return whether its process has ended."""
+        ended = self._process is not None and self._process.poll() is not None
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            if path.stat().st_size < self._read_to:
+                self._read_to = 0  # a resumed run forgets what it will log again
+            with open(path, "rb") as file:
+                file.seek(self._read_to)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read_to += len(line)
+                    row = json.loads(line)
+                    self.step = int(row["step"])
+                    self.last_return = row.get("evaluation/return_mean", self.last_return)
+        return ended
+
+    def conclude(self) -> None:
+        """Set the state by how the process ended, and leave word in the run's manifest where it could not."""
+        assert self._process is not None
+        code = self._process.wait()
+        if code in (0, 130):
+            self.state = "finished" if code == 0 else "interrupted"
+            return
+        self.state = "failed"
+        log = (self.folder / LOG_FILE).read_text(errors="replace").strip().splitlines()
+        self.reason = f"killed by {signal.Signals(-code).name}" if code < 0 else log[-1] if log else f"exit code {code}"
+        if (self.folder / "config.json").exists() and Run.open(self.folder).status == "running":
+            with Run.open(self.folder) as run:
+                run.set_status("failed", self.reason)
+
+    def ask_to_stop(self) -> None:
+        """Ask the run to save what it has and to end."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until a run that was asked to stop has ended."""
+        assert self._process is not None
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self.conclude()
+
+
+def folder_of(root: Path, settings: TrainSettings) -> Path:
+    """Return where a comparison keeps a run: ``root/task/agent/seed_k``."""
+    task = re.sub(r"[^\w.-]+", "_", settings.task)
+    return root / task / settings.agent / f"seed_{settings.seed}"
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None], None]) -> None:
+    """Run the waiting ``jobs``, ``at_once`` at a time; one that crashes costs only itself.
+
+    Args:
+        jobs: prepared.
+        at_once: processes at the same time.
+        on_change: called with a job that begins or ends, and with ``None`` at every look at those that run.
+
+    Raises:
+        KeyboardInterrupt: after the runs in progress have saved what they have.
+    """
+    waiting = deque(job for job in jobs if job.state == "waiting")
+    running: list[Job] = []
+    with _terminable():
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = waiting.popleft()
+                    running.append(job)
+                    job.start()
+                    on_change(job)
+                time.sleep(POLL_S)
+                for job in [job for job in running if job.look()]:
+                    running.remove(job)
+                    job.conclude()
+                    on_change(job)
+                on_change(None)
+        finally:
+            for job in running:
+                job.ask_to_stop()
+            for job in running:
+                job.wait()
+                on_change(job)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

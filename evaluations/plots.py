@@ -1,0 +1,193 @@
+"""Plots: learning curves with intervals and labels beside the lines, return against CPU time, normalised scores.
+
+Figures are built from matplotlib's objects, without pyplot, so that nothing global is touched and no window opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .cells import Cell, Curve
+from .statistics import number
+from .summary import Summary, TaskSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#2f6fde", "#e2711d", "#2a9d6f", "#b5408f", "#8a6d1f", "#5b5bd6", "#c03a3a", "#0f8aa3")
+"""By the order of agents; told apart by most colour-blind readers, and legible on light and dark ground."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The ground a figure stands on."""
+
+    ground: str
+    ink: str
+    faint: str
+    band: float
+
+
+LIGHT = Theme(ground="#ffffff", ink="#1d2430", faint="#d9dee6", band=0.16)
+DARK = Theme(ground="#151a21", ink="#e4e8ee", faint="#333c48", band=0.24)
+
+_LABEL_HEIGHT = 0.056
+"""Of a figure's axes."""
+
+
+def colours(summary: Summary) -> dict[str, str]:
+    """Return each agent's colour, the same in all figures of a summary."""
+    labels = dict.fromkeys(cell.label for task in summary.tasks for cell in task.cells)
+    return {label: COLOURS[index % len(COLOURS)] for index, label in enumerate(labels)}
+
+
+def learning_curves(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -> Figure:
+    """Return the figure of return against environment steps, with 95 % intervals over seeds.
+
+    A solid line is the agent as it acts by default, a dashed one its bare actor; a run that is not finished is dotted.
+    """
+    return _curves(task, colours(summary), "steps", "environment steps", 1.0, theme)
+
+
+def return_against_cpu(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -> Figure:
+    """Return the figure of return against the CPU time that training took, evaluations not counted."""
+    longest = max((cell.cpu_seconds or 0.0 for cell in task.cells), default=0.0)
+    unit, seconds = next(
+        (unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * size or size == 1
+    )
+    return _curves(task, colours(summary), "cpu_seconds", f"CPU time of training ({unit})", seconds, theme)
+
+
+def overall_scores(summary: Summary, theme: Theme = LIGHT) -> Figure:
+    """Return the figure of normalised scores over all tasks: interquartile mean and mean, with their intervals."""
+    colour_of = colours(summary)
+    figure = _figure(theme, height=1.2 + 0.42 * len(summary.overall))
+    for index, (name, title) in enumerate((("iqm", "interquartile mean"), ("mean", "mean"))):
+        axes = figure.add_subplot(1, 2, index + 1)
+        _style(axes, theme, grid="x")
+        for row, (label, scores) in enumerate(summary.overall.items()):
+            score, colour = scores[name], colour_of[label]
+            if score.low is not None and score.high is not None:
+                axes.plot([score.low, score.high], [row, row], color=colour, linewidth=7, alpha=0.35, zorder=2)
+            axes.plot(score.value, row, "o", color=colour, markersize=7, zorder=3)
+        axes.set_yticks(
+            range(len(summary.overall)), list(summary.overall) if index == 0 else [""] * len(summary.overall)
+        )
+        axes.set_ylim(len(summary.overall) - 0.5, -0.5)
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+        axes.set_title(f"normalised score, {title}", loc="left", color=theme.ink, fontsize=10)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as PNG, at twice the usual density for sharp screens."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = BytesIO()
+    FigureCanvasAgg(figure)  # the figure draws itself on the canvas that was attached to it last
+    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
+    return buffer.getvalue()
+
+
+def _curves(
+    task: TaskSummary, colour_of: dict[str, str], against: str, label: str, unit: float, theme: Theme
+) -> Figure:
+    figure = _figure(theme)
+    axes = figure.add_subplot()
+    _style(axes, theme, grid="y")
+    ends: list[_End] = []
+    for cell in task.cells:
+        colour = colour_of[cell.label]
+        curve = cell.curve(against)
+        if curve is None:
+            continue
+        actor = cell.curve(against, of="policy_returns")
+        if actor is not None:
+            ends.append(
+                _End(f"{cell.label}, bare actor", colour, _draw(axes, actor, unit, colour, theme, "--", band=False))
+            )
+        ends.append(_End(_named(cell), colour, _draw(axes, curve, unit, colour, theme, "-" if cell.finished else ":")))
+    if task.random_return is not None:
+        axes.axhline(task.random_return, color=theme.ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)))
+        ends.append(_End("acting at random", theme.ink, task.random_return))
+    axes.set_xlim(left=0)
+    _label_ends(axes, ends)
+    axes.set_xlabel(label)
+    axes.set_title(f"{task.task}  ·  return on held-out episodes", loc="left", color=theme.ink, fontsize=11, pad=12)
+    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:g}")
+    return figure
+
+
+@dataclass
+class _End:
+    """The end of a line, which carries its name."""
+
+    name: str
+    colour: str
+    value: float
+
+
+def _draw(axes: Axes, curve: Curve, unit: float, colour: str, theme: Theme, style: str, band: bool = True) -> float:
+    """Draw one curve and return the value at its end."""
+    positions, values = curve.positions / unit, [point.value for point in curve.points]
+    width, marker = (1.3 if style == "--" else 2.2), ("o" if len(values) == 1 else None)
+    axes.plot(positions, values, color=colour, linewidth=width, linestyle=style, marker=marker)
+    low, high = [point.low for point in curve.points], [point.high for point in curve.points]
+    if band and all(value is not None for value in (*low, *high)):
+        edges: dict[str, Any] = {"color": colour, "alpha": theme.band, "linewidth": 0}
+        axes.fill_between(positions, np.array(low, float), np.array(high, float), **edges)
+    return values[-1]
+
+
+def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
+    """Write each line's name beside its end, moved up or down as little as keeps the names apart."""
+    low, high = axes.get_ylim()
+    ends = sorted(ends, key=lambda end: end.value)
+    heights = np.array([(end.value - low) / (high - low) for end in ends])
+    for _ in range(100):
+        for index in range(len(heights) - 1):
+            overlap = _LABEL_HEIGHT - (heights[index + 1] - heights[index])
+            if overlap > 0:
+                heights[index : index + 2] += (-overlap / 2, overlap / 2)
+    for end, height in zip(ends, heights, strict=True):
+        axes.annotate(end.name, (1.015, height), xycoords="axes fraction", color=end.colour, va="center", fontsize=9.5)
+
+
+def _named(cell: Cell) -> str:
+    end = cell.curve()
+    value = f"  {number(end.points[-1].value)}" if end else ""
+    if not cell.finished:
+        return f"{cell.label}{value} (unfinished)"
+    seeds = len(cell.counted)
+    return f"{cell.label}{value}  ({seeds} seed{'s' if seeds > 1 else ', no interval'})"
+
+
+def _figure(theme: Theme, height: float = 4.0) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(8.4, height), dpi=160, facecolor=theme.ground, layout="constrained")
+
+
+def _style(axes: Axes, theme: Theme, grid: Literal["x", "y"]) -> None:
+    axes.set_facecolor(theme.ground)
+    axes.grid(axis=grid, color=theme.faint, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.faint)
+    axes.tick_params(colors=theme.ink, length=0, labelsize=9)
+    axes.xaxis.label.set_color(theme.ink)
+    axes.xaxis.label.set_fontsize(9.5)
+
+
+def _thousands(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"

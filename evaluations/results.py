@@ -1,0 +1,144 @@
+"""Results: run folders read back as learning curves, with whatever speaks against believing them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import ForethoughtError, RunFolderError
+from ..core.runs import Run, Status
+from .settings import TrainSettings
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """One run: P evaluations of one agent that learned one task from one seed.
+
+    Attributes:
+        folder: where it lives.
+        settings: what it was asked for.
+        status, reason: how it ended, and why if not well.
+        manifest: what it ran on.
+        steps: (P,) environment steps taken at each evaluation.
+        returns: (P,) mean return over the sound held-out episodes; NaN where no episode was sound.
+        policy_returns: (P,) of the bare actor beside a planning agent; ``None`` for other agents.
+        cpu_seconds, wall_seconds: (P,) training time until then, evaluations not counted.
+        faults: held-out episodes that were cut as faulty, in all evaluations together.
+        random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
+    """
+
+    folder: Path
+    settings: TrainSettings
+    status: Status
+    reason: str | None
+    manifest: dict[str, Any]
+    steps: Array
+    returns: Array
+    policy_returns: Array | None
+    cpu_seconds: Array
+    wall_seconds: Array
+    faults: int
+    random_return: float | None
+
+    @property
+    def variant(self) -> str:
+        """What tells agents apart beside the seed: the agent's name and settings, as text that sorts."""
+        return json.dumps([self.settings.agent, self.settings.agent_settings], sort_keys=True)
+
+    @property
+    def name(self) -> str:
+        """How notes call the run."""
+        return f"{self.settings.agent} on {self.settings.task}, seed {self.settings.seed}"
+
+
+def read_run(folder: str | os.PathLike[str]) -> RunResult:
+    """Read one run folder; the run may still be going on.
+
+    Raises:
+        RunFolderError: no run, or one that was not made by :func:`~.training.train`.
+    """
+    run = Run.open(folder)
+    try:
+        settings = TrainSettings.from_dict(run.config)
+    except ForethoughtError as error:
+        raise RunFolderError(f"{folder} does not hold a training run: {error}") from error
+    rows = run.read_metrics()
+    judged = list({row["step"]: row for row in rows if "evaluation/returns" in row}.values())  # the last of each step
+    random = next((row["reference/random_returns"] for row in rows if "reference/random_returns" in row), None)
+    plans = bool(judged) and all("evaluation/policy_returns" in row for row in judged)
+    return RunResult(
+        folder=Path(folder),
+        settings=settings,
+        status=run.status,
+        reason=run.manifest.get("reason"),
+        manifest=run.manifest,
+        steps=_column(judged, "step"),
+        returns=_mean_returns(judged, "evaluation/returns"),
+        policy_returns=_mean_returns(judged, "evaluation/policy_returns") if plans else None,
+        cpu_seconds=_column(judged, "time/cpu_seconds"),
+        wall_seconds=_column(judged, "time/wall_seconds"),
+        faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
+        random_return=_sound_mean(random) if random else None,
+    )
+
+
+def read_results(folders: Iterable[str | os.PathLike[str]]) -> tuple[list[RunResult], list[str]]:
+    """Read all runs in ``folders``, each a run folder or a folder that holds some at any depth.
+
+    Returns:
+        The runs, and a note for each that could not be read or that repeats another.
+
+    Raises:
+        RunFolderError: a folder that does not exist or holds no run.
+    """
+    found: dict[Path, None] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise RunFolderError(f"There is no folder {folder}.")
+        inside = [path.parent for path in sorted(folder.rglob("config.json")) if _is_run(path.parent, folder)]
+        if not inside:
+            raise RunFolderError(f"{folder} holds no run: `forethought train` and `forethought compare` make them.")
+        found.update(dict.fromkeys(inside))
+    runs: dict[tuple[str, str, int], RunResult] = {}
+    notes = []
+    for path in found:
+        try:
+            run = read_run(path)
+        except ForethoughtError as error:
+            notes.append(f"Left out: {error}")
+            continue
+        key = run.settings.task, run.variant, run.settings.seed
+        if key in runs:
+            kept, left = sorted((runs[key], run), key=lambda one: (one.status != "finished", -len(one.steps)))
+            notes.append(f"{run.name} is there twice: {kept.folder} counts, {left.folder} is left out.")
+            run = kept
+        runs[key] = run
+    return list(runs.values()), notes
+
+
+def _is_run(folder: Path, root: Path) -> bool:
+    """Whether ``folder`` is a run that counts; a comparison hides abandoned ones behind a dot."""
+    hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
+    return not hidden and (folder / "manifest.json").exists()
+
+
+def _column(rows: list[dict[str, Any]], key: str) -> Array:
+    return np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=np.float64)
+
+
+def _mean_returns(rows: list[dict[str, Any]], key: str) -> Array:
+    return np.array([_sound_mean(row[key]) for row in rows], dtype=np.float64)
+
+
+def _sound_mean(returns: list[float | None]) -> float:
+    sound = [value for value in returns if value is not None]
+    return float(np.mean(sound)) if sound else float("nan")

@@ -1,0 +1,222 @@
+"""Summary: what may be claimed from a set of runs, agent by agent and task by task, and what may not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .cells import LAST_EVALUATIONS, Cell, make_cell
+from .jobs import LOG_FILE
+from .results import Array, RunResult
+from .statistics import Estimate, estimate, mean, on_common_grid, probability_of_improvement
+from .tables import Table
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSummary:
+    """All agents on one task.
+
+    Attributes:
+        task: its name.
+        cells: one per agent, in the order of the comparison.
+        horizon: environment steps that all finished runs cover, where the scores are taken; ``None`` if none is.
+        random_return: mean return of acting at random; ``None`` if not measured.
+    """
+
+    task: str
+    cells: Sequence[Cell]
+    horizon: float | None
+    random_return: float | None
+
+    def table(self) -> Table:
+        """Return the scores as text; agents are compared with the first one."""
+        first = self.cells[0]
+        rivals = len(self.cells) > 1
+        columns = ["agent", "seeds", "return (IQM)", "return (mean)", "over the run", "CPU time"]
+        rows = []
+        for cell in self.cells:
+            seeds = f"{len(cell.counted) if cell.finished else 0} of {len(cell.runs)}"
+            if cell.scores is None:
+                row = [cell.label, seeds, "no claim", "", "", ""]
+            else:
+                curve = cell.curve()
+                area = f"{np.mean([point.value for point in curve.points]):,.1f}" if curve else ""
+                seconds = cell.cpu_seconds
+                time = "" if seconds is None else f"{seconds / 60:,.1f} min"
+                row = [cell.label, seeds, str(cell.score()), str(cell.score(mean)), area, time]
+            rows.append([*row, *([_chance(first, cell)] if rivals else [])])
+        horizon = f" at {self.horizon:,.0f} steps" if self.horizon else ""
+        return Table(
+            [*columns, *([f"P({first.label} is better)"] if rivals else [])],
+            rows,
+            f"{self.task}{horizon}",
+            self._notes(),
+        )
+
+    def _notes(self) -> list[str]:
+        notes = [
+            f"Return: mean of the last {LAST_EVALUATIONS} evaluations, over seeds, with 95 % stratified bootstrap "
+            "intervals; over the run: mean height of the learning curve."
+        ]
+        if self.random_return is not None:
+            notes.append(f"Acting at random returns {self.random_return:,.1f} on the same episodes.")
+        return notes
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a set of runs says.
+
+    Attributes:
+        tasks: one summary per task.
+        notes: what a reader must know before believing it: missing seeds, faults, step counts that differ.
+    """
+
+    tasks: Sequence[TaskSummary]
+    notes: Sequence[str]
+
+    @cached_property
+    def overall(self) -> dict[str, dict[str, Estimate]]:
+        """Per agent that has a score on every task, "iqm" and "mean" of its normalised scores over tasks and seeds.
+
+        0 is what acting at random returns on the task, 1 the best mean score of any agent in this comparison. Empty
+        for a single task, and where random returns are missing or not beaten.
+        """
+        normalised: dict[str, list[Array]] = {}
+        for task in self.tasks:
+            scored = [cell for cell in task.cells if cell.scores is not None]
+            best = max((float(cell.scores.mean()) for cell in scored if cell.scores is not None), default=0.0)
+            low = task.random_return
+            if low is None or best <= low:
+                return {}
+            for cell in scored:
+                assert cell.scores is not None
+                normalised.setdefault(cell.label, []).append((cell.scores - low) / (best - low))
+        if len(self.tasks) < 2:
+            return {}
+        return {
+            label: {"iqm": estimate(strata), "mean": estimate(strata, mean)}
+            for label, strata in normalised.items()
+            if len(strata) == len(self.tasks)
+        }
+
+    def tables(self) -> list[Table]:
+        """Return one table per task, and one over all tasks where there are several."""
+        tables = [task.table() for task in self.tasks]
+        if self.overall:
+            rows = [[label, str(scores["iqm"]), str(scores["mean"])] for label, scores in self.overall.items()]
+            note = "Per task, 0 is acting at random and 1 the best agent's mean here."
+            columns = ("agent", "normalised (IQM)", "normalised (mean)")
+            tables.append(Table(columns, rows, f"All {len(self.tasks)} tasks", (note,)))
+        return tables
+
+    def to_markdown(self) -> str:
+        """Return all tables and notes in Markdown."""
+        notes = ["**Before believing it**\n", *(f"- {note}" for note in self.notes), ""] if self.notes else []
+        return "\n".join([*(table.to_markdown() for table in self.tables()), *notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold; scores are arrays over seeds, as rliable takes them."""
+        return {
+            "tasks": {
+                task.task: {
+                    "horizon": task.horizon,
+                    "random_return": task.random_return,
+                    "agents": {cell.label: cell.to_dict() for cell in task.cells},
+                }
+                for task in self.tasks
+            },
+            "overall": {
+                label: {name: score.to_dict() for name, score in scores.items()}
+                for label, scores in self.overall.items()
+            },
+            "notes": list(self.notes),
+        }
+
+
+def summarise(runs: Sequence[RunResult], notes: Sequence[str] = (), order: Sequence[str] = ()) -> Summary:
+    """Group ``runs`` by task and agent and work out what may be claimed.
+
+    Args:
+        runs: of any tasks, agents and seeds.
+        notes: what is known already, such as runs that could not be read.
+        order: names of agents in the order wanted; the others follow by name, the random agent last.
+    """
+    rank = {name: index for index, name in enumerate([*order, *([] if "jepa" in order else ["jepa"])])}
+    tasks, found = [], list(notes)
+    for task in dict.fromkeys(run.settings.task for run in runs):
+        mine = [run for run in runs if run.settings.task == task]
+        variants = sorted(
+            {run.variant for run in mine}, key=lambda one: (_agent(one) == "random", rank.get(_agent(one), 99), one)
+        )
+        groups = {variant: [run for run in mine if run.variant == variant] for variant in variants}
+        finished = [run for run in mine if run.status == "finished" and len(run.steps)]
+        grid = _grid(finished)
+        cells = [make_cell(_label(variant, variants), group, grid) for variant, group in groups.items()]
+        found += _warnings(task, cells, finished, grid)
+        references = [run.random_return for run in mine if run.random_return is not None]
+        reference = float(np.mean(references)) if references and np.isfinite(references).all() else None
+        tasks.append(TaskSummary(task, cells, None if grid is None else float(grid[-1]), reference))
+    return Summary(tasks, found)
+
+
+def _grid(finished: Sequence[RunResult]) -> Array | None:
+    try:
+        return on_common_grid([(run.steps, np.zeros(len(run.steps))) for run in finished])[0]
+    except ValueError:
+        return None
+
+
+def _warnings(task: str, cells: Sequence[Cell], finished: Sequence[RunResult], grid: Array | None) -> list[str]:
+    notes = []
+    for cell in cells:
+        if cell.refusal:
+            notes.append(f"{cell.label} on {task}: no claim, because {cell.refusal}.")
+        elif len(cell.counted) == 1:
+            notes.append(f"{cell.label} on {task}: a single seed, so nothing is known of the spread between seeds.")
+        for run in cell.runs:
+            if run.status != "finished":
+                log = f"; see {run.folder / LOG_FILE}" if (run.folder / LOG_FILE).exists() else ""
+                why = f" ({run.reason}{log})" if run.reason else ""
+                at = f" after its evaluation at step {run.steps[-1]:,.0f}" if len(run.steps) else ""
+                notes.append(f"{run.name}: {run.status}{at}{why}; it does not count.")
+            if run.faults:
+                notes.append(f"{run.name}: {run.faults} held-out episodes were cut as faulty and are left out.")
+    if len({run.settings.steps for run in finished}) > 1 and grid is not None:
+        notes.append(
+            f"{task}: the runs differ in length; they are compared at {grid[-1]:,.0f} steps, which all reached."
+        )
+    if len({(run.settings.evaluation_seed, run.settings.episodes) for run in finished}) > 1:
+        notes.append(f"{task}: the runs were not judged on the same held-out episodes.")
+    seeds = {cell.label: {run.settings.seed for run in cell.counted} for cell in cells if cell.scores is not None}
+    if len({frozenset(some) for some in seeds.values()}) > 1:
+        listed = "; ".join(f"{label}: {', '.join(map(str, sorted(some)))}" for label, some in seeds.items())
+        notes.append(f"{task}: the agents did not run the same seeds ({listed}).")
+    return notes
+
+
+def _chance(first: Cell, other: Cell) -> str:
+    if first is other or first.scores is None or other.scores is None:
+        return ""
+    chance = probability_of_improvement([first.scores], [other.scores])
+    if chance.low is None or chance.high is None:
+        return f"{chance.value:.2f} (no interval)"
+    return f"{chance.value:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
+
+
+def _agent(variant: str) -> str:
+    name: str = json.loads(variant)[0]
+    return name
+
+
+def _label(variant: str, variants: Sequence[str]) -> str:
+    """Return the agent's name, followed by its settings where another variant has the same name."""
+    agent, settings = json.loads(variant)
+    if sum(_agent(other) == agent for other in variants) == 1:
+        return str(agent)
+    return f"{agent} ({', '.join(f'{key}={value}' for key, value in settings.items()) or 'defaults'})"
