@@ -42,6 +42,12 @@ class _Adapter:
                 what += " (a worker process died)"
             raise EnvironmentFault(f"{self.where()}: {call} failed: {what}") from error
 
+    def _cannot_restart(self, mask: Mask, what: str) -> EnvironmentFault:
+        return EnvironmentFault(
+            f"{self.where(indices(mask)[0])}: the episode must be cut, because a value is not finite, and {what} "
+            "cannot reset one environment alone. Give an id or a factory instead."
+        )
+
     def _encode(self, observations: Any) -> Floats:
         try:
             encoded = self.codec(observations)
@@ -75,6 +81,8 @@ class GymnasiumVector(_Adapter):
                 f"{name}: metadata['autoreset_mode'] is {env.metadata.get('autoreset_mode')!r}, so what a step after "
                 f"an episode's end means is unknown. It must be one of {modes}."
             ) from error
+        # Only these promise to take one seed per environment and, in every mode, to reset some of them.
+        self._separable = isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         self._episodes = np.full(self.num_envs, -1)
         self._resetting = np.zeros(self.num_envs, bool)  # NEXT_STEP: the next step only resets these
 
@@ -82,21 +90,16 @@ class GymnasiumVector(_Adapter):
         """Start a fresh episode everywhere."""
         self._resetting[:] = False
         self.steps = 0
-        return self._encode(self._call("reset", seed=self._next_seeds(np.ones(self.num_envs, bool)))[0])
+        seeds = self._next_seeds(np.ones(self.num_envs, bool))
+        return self._encode(self._call("reset", seed=seeds if self._separable else seeds[0])[0])
 
     def restart(self, mask: Mask, observations: Floats) -> None:
         """Start a fresh episode where ``mask`` holds, through ``reset_mask``."""
-        understood = self.mode is AutoresetMode.DISABLED or isinstance(
-            self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv
-        )
-        if not understood:
-            raise EnvironmentFault(
-                f"{self.where(indices(mask)[0])}: the episode must be cut (a value is not finite), and a "
-                f"{type(self.env.unwrapped).__name__} in mode {self.mode} cannot reset one environment alone. Give "
-                "the environment's id or a factory instead, or use autoreset mode DISABLED."
-            )
+        if not self._separable and self.mode is not AutoresetMode.DISABLED:
+            raise self._cannot_restart(mask, f"a {type(self.env.unwrapped).__name__} in mode {self.mode}")
         options = {"reset_mask": mask.copy()}
-        fresh = self._encode(self._call("reset", seed=self._next_seeds(mask), options=options)[0])
+        seeds = self._next_seeds(mask) if self._separable else None
+        fresh = self._encode(self._call("reset", seed=seeds, options=options)[0])
         observations[mask] = fresh[mask]
         self._resetting[mask] = False
 
@@ -169,7 +172,9 @@ class StableBaselinesVector(_Adapter):
         return self._encode(self._call("reset"))
 
     def restart(self, mask: Mask, observations: Floats) -> None:
-        """Start a fresh episode where ``mask`` holds, by resetting the single environments."""
+        """Start a fresh episode where ``mask`` holds, by resetting the single environments, beneath all wrappers."""
+        if self.observation_space != self.env.unwrapped.observation_space:
+            raise self._cannot_restart(mask, f"{type(self.env).__name__}, which makes observations of its own,")
         for index in indices(mask):
             [(observation, _)] = self._call("env_method", "reset", indices=[index])
             observations[index] = self.codec.single(observation)

@@ -93,6 +93,7 @@ class ActionCodec:
             self.dims = int(np.prod(space.shape))
             self.planning_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (self.dims,), np.float32)
             self._low, self._high = space.low.reshape(-1), space.high.reshape(-1)
+            self._low64, self._high64 = self._low.astype(np.float64), self._high.astype(np.float64)
         else:
             self._choices, self._start = _choices(space, "action")
             self.dims = int(self._choices.sum())
@@ -120,7 +121,7 @@ class ActionCodec:
         native = native.reshape(len(native), -1)
         if self.discrete:
             return _one_hot(native - self._start, self._choices)
-        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
+        low, high = self._low64, self._high64
         # Halved before they are subtracted, so that the widest range of float64 does not overflow.
         half, centre = high / 2 - low / 2, high / 2 + low / 2
         inside = (native.astype(np.float64) - centre) / np.where(half > 0, half, 1.0)
@@ -133,8 +134,8 @@ class ActionCodec:
         return rng.uniform(-1.0, 1.0, (batch, self.dims)).astype(np.float32)
 
     def _into_box(self, actions: Array) -> Array:
-        low, high = self._low.astype(np.float64), self._high.astype(np.float64)
-        share = np.clip(actions / 2 + 0.5, 0.0, 1.0)
+        low, high = self._low64, self._high64
+        share = np.minimum(np.maximum(actions / 2 + 0.5, 0.0), 1.0)
         values = low * (1.0 - share) + high * share  # exact at both ends, and without overflow
         if np.issubdtype(self._dtype, np.integer):
             values = np.rint(values)

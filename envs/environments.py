@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from .transition import Transition
 from .vectors import BuiltVector, Mask, Vector, finite_rows, indices
 
 FAULTS_IN_A_ROW = 10
+
+logger = logging.getLogger("forethought.envs")
 
 
 class Environments:
@@ -117,6 +120,9 @@ class Environments:
                 self._count_fault(index, "first observation")
 
     def _count_fault(self, index: int, what: str) -> None:
+        if not self.faults:
+            where = self.vector.where(index)
+            logger.warning("%s: cut an episode because of a non-finite %s; more will be counted.", where, what)
         self.faults += 1
         self._faults_in_a_row[index] += 1
         if self._faults_in_a_row[index] > FAULTS_IN_A_ROW:
@@ -141,7 +147,7 @@ class Environments:
             info = transition.infos[index]
             info["TimeLimit.truncated"] = bool(transition.truncated[index])
             known = info.get("episode")  # SB3's Monitor sits below wrappers that change rewards, and knows better
-            if not (isinstance(known, dict) and {"r", "l"} <= known.keys()):
+            if not (isinstance(known, dict) and {"r", "l"} <= known.keys() and np.isfinite(known["r"])):
                 info["episode"] = {"r": float(self._returns[index]), "l": int(self._lengths[index])}
         self._forget(ended | transition.started)
 

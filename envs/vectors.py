@@ -154,7 +154,7 @@ class BuiltVector:
 
 def indices(mask: Mask) -> list[int]:
     """Return where ``mask`` (B,) holds, as plain ints."""
-    return [int(index) for index in np.flatnonzero(mask)]
+    return [index for index, holds in enumerate(mask.tolist()) if holds]
 
 
 def finite_rows(values: Floats) -> Mask:

@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as vector_wrappers
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
 
 from forethought.core.errors import EnvironmentFault, SettingsError
 from forethought.envs import Environments, EpisodeStore, Transition, make_environments
@@ -162,6 +162,40 @@ def test_a_foreign_vector_that_cannot_reset_one_environment_is_refused_when_it_m
     environments.reset()
     with pytest.raises(EnvironmentFault, match="cannot reset one environment alone"):
         environments.step(np.zeros((1, 1)))
+
+
+def test_wrappers_that_make_observations_of_their_own_are_refused_when_one_must_restart(scripted: Any) -> None:
+    def factory() -> Any:
+        return clean(partial(scripted, faults={(1, 1): "reward"}))
+
+    environments = make_environments(VecFrameStack(DummyVecEnv([factory]), 2))
+    environments.reset()
+    environments.step(np.zeros((1, 1)))
+    with pytest.raises(EnvironmentFault, match=r"VecFrameStack, which .* cannot reset one environment alone"):
+        environments.step(np.zeros((1, 1)))
+
+
+def test_a_monitor_that_was_fooled_by_a_cut_episode_is_not_believed(scripted: Any) -> None:
+    def factory() -> Any:
+        return clean(partial(scripted, faults={(1, 1): "reward"}))
+
+    environments = make_environments(VecMonitor(DummyVecEnv([factory])))
+    environments.reset()
+    episodes = [environments.step(np.zeros((1, 1))).infos[0].get("episode") for _ in range(5)]
+    assert [(one["r"], one["l"]) for one in episodes if one] == [(1.0, 1), (6.75, 3)]
+
+
+def test_natively_vectorised_environments_with_one_seed_for_all_work() -> None:
+    vector = gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point")
+    environments = make_environments(vector, seed=1)
+    first = environments.reset()
+    rng = np.random.default_rng(0)
+    ends = 0
+    for _ in range(60):
+        step = environments.step(environments.action_codec.sample(rng, 3))
+        ends += int((step.valid & step.terminated).sum())
+    assert ends >= 3
+    np.testing.assert_array_equal(make_environments(vector, seed=1).reset(), first)
 
 
 def test_same_step_without_final_observations_is_refused(scripted: Any) -> None:
