@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -58,3 +59,18 @@ def names(text: str, option: str) -> list[str]:
     if not all(parts):
         raise SettingsError(f"{option} {text!r} holds an empty name: separate names by single commas.")
     return parts
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Split ``NAME=VALUE``; the value is a Python literal where it reads as one, else the text itself.
+
+    Raises:
+        SettingsError: where there is no name or no equals sign.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"--set {text!r} is not of the form NAME=VALUE.")
+    try:
+        return name.replace("-", "_"), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.replace("-", "_"), value

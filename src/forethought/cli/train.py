@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from ..core.runs import Run
 from ..core.settings import Settings, field_names
 from ..evaluations.settings import TrainingResult, TrainSettings
 from .main import INTERRUPTED
-from .options import parse
+from .options import assignment, parse
 from .progress import TrainingProgress
 
 AgentSettings = TypeVar("AgentSettings", bound=Settings)
@@ -66,7 +65,7 @@ class TrainWithKeywords:
 
     def agent_settings(self) -> dict[str, Any]:
         """Return the agent's settings as plain data."""
-        return dict(map(_setting, self.set))
+        return dict(map(assignment, self.set))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -115,16 +114,6 @@ def _agent_name(arguments: Sequence[str]) -> str:
     return name
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise SettingsError(f"--set {text!r} is not of the form NAME=VALUE.")
-    try:
-        return name.replace("-", "_"), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name.replace("-", "_"), value
-
-
 def _refuse_changes(training: TrainOptions) -> None:
     changed = [
         f"--{option.name.replace('_', '-')}" if option.name != "task" else "the task"
@@ -143,14 +132,17 @@ def _default_folder(settings: TrainSettings) -> Path:
 
 
 def _conclude(result: TrainingResult) -> int:
-    folder = shlex.quote(str(result.folder))
+    run, folder = Run.open(result.folder), shlex.quote(str(result.folder))
+    faults = next((row["env/faults"] for row in reversed(run.read_metrics()) if row.get("env/faults")), 0)
+    if faults:
+        print(f"{faults:.0f} episodes were cut because of values that were not finite; none of those was stored.")
     if result.status == "interrupted":
         print(f"Stopped at step {result.step:,}; everything is saved in {folder}.")
         if result.resumable:
             print(f"Go on with: forethought train --resume {folder}")
         else:
             print("This agent cannot go on from here; evaluate what it has learned, or train it again.")
-        reason = Run.open(result.folder).manifest["reason"] or ""
+        reason = run.manifest["reason"] or ""
         return TERMINATED if reason.startswith("SIGTERM") else INTERRUPTED
     outcome = "" if result.return_mean is None else f", return {result.return_mean:,.1f} on held-out episodes"
     print(f"Finished {result.step:,} steps{outcome}; the run is in {folder}.")

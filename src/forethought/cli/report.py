@@ -1,0 +1,42 @@
+"""``forethought report``: what run folders show, as one HTML page, plots and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from ..core.errors import SettingsError
+from .options import parse
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write one self-contained HTML page, its plots and a Markdown table; runs in progress are shown as they stand."""
+
+    folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER")]
+    """Run folders, or folders that hold some, such as a comparison's."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder for the report; by default "report" inside the first folder."""
+    title: str | None = None
+    """Headline; by default the agents and tasks."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Write the report and say where it is."""
+    options = parse(ReportOptions, "report", arguments)
+    if not options.folders:
+        raise SettingsError("Report on what? Such as: forethought report runs.")
+    from ..evaluations.report import report
+
+    written = report(options.folders, options.out, options.title)
+    print(f"page      {written.html}")
+    print(f"table     {written.markdown}")
+    print(f"figures   {written.results}")
+    for plot in written.plots:
+        print(f"plot      {plot}")
+    return 0
