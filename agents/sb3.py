@@ -1,0 +1,83 @@
+"""The seam to Stable-Baselines3: callbacks and the ``VecEnv`` that they and ``get_env`` expect.
+
+Stable-Baselines3 is imported inside the functions, so that importing this room stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from ..envs import Environments
+
+
+def prepare_callback(callback: Any, agent: Any, progress_bar: bool) -> BaseCallback:
+    """Return one SB3 callback, initialised for ``agent``, from whatever ``learn`` accepts.
+
+    Args:
+        callback: ``None``, an SB3 callback, a list of them, or a function of (locals, globals).
+        agent: has ``num_timesteps``, ``logger`` and ``get_env``.
+        progress_bar: add SB3's progress bar.
+    """
+    from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+
+    if isinstance(callback, list):
+        callback = CallbackList(callback)
+    elif not isinstance(callback, BaseCallback):
+        callback = ConvertCallback(callback)
+    if progress_bar:
+        callback = CallbackList([callback, ProgressBarCallback()])
+    callback.init_callback(agent)
+    prepared: BaseCallback = callback
+    return prepared
+
+
+def as_vec_env(source: Any, environments: Environments) -> VecEnv:
+    """Return the environments of ``source`` as a ``VecEnv``, for callbacks and for whoever calls ``get_env``.
+
+    An SB3 ``VecEnv`` is returned as it is. For a task name or a factory, copies are made, so that stepping them does
+    not disturb training. An environment object is shared, as SB3 does; ``disturbed`` then says whether it was
+    stepped. A Gymnasium vector environment is described only: its spaces and size.
+    """
+    import gymnasium as gym
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+    from ..envs import make_env
+
+    class SharedEnvironment(DummyVecEnv):
+        """The environment object that the agent learns in; knows whether somebody else has moved it."""
+
+        disturbed = False
+
+        def reset(self) -> Any:
+            self.disturbed = True
+            return super().reset()
+
+        def step_wait(self) -> Any:
+            self.disturbed = True
+            return super().step_wait()
+
+    class DescribedEnvironments(DummyVecEnv):
+        """The spaces and size of a Gymnasium vector environment that only the agent steps."""
+
+        def __init__(self) -> None:
+            self.envs, self.render_mode = [], None
+            VecEnv.__init__(self, environments.num_envs, environments.observation_space, environments.action_space)
+
+        def reset(self) -> Any:
+            raise RuntimeError("Only the agent steps its Gymnasium vector environment: evaluate in another one.")
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            return [None for _ in self._get_indices(indices)]
+
+    if isinstance(source, VecEnv):
+        return source
+    if isinstance(source, gym.vector.VectorEnv):
+        return DescribedEnvironments()
+    if isinstance(source, gym.Env):
+        return SharedEnvironment([lambda: source])
+    factory = (lambda: make_env(source)) if isinstance(source, str) else source
+    return DummyVecEnv([factory] * environments.num_envs)
