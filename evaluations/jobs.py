@@ -22,6 +22,7 @@ from ..core.locks import FolderLock
 from ..core.runs import Run
 from .settings import TrainSettings
 
+WORKER = "forethought.evaluations.worker"
 LOG_FILE = "log.txt"
 POLL_S = 0.5
 GRACE_S = 120
@@ -88,11 +89,11 @@ class Job:
         """Begin the run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        command = [sys.executable, "-m", "forethought.evaluations.worker", json.dumps(self.settings.to_dict())]
+        command = [sys.executable, "-m", WORKER, json.dumps(self.settings.to_dict()), str(self.folder)]
         with open(self.folder / LOG_FILE, "ab") as log:
             # A session of its own: Ctrl-C reaches the comparison alone, which then asks each run once to stop.
             self._process = subprocess.Popen(
-                [*command, str(self.folder)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -86,10 +86,10 @@ class PlannerTable:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         shared = {"task": self.task, "episodes": self.episodes, "seed": self.seed, "budget": self.budget}
-        return {**shared, "rows": [row.to_dict() for row in self.rows], "markdown": self.to_markdown()}
+        return {**shared, "rows": [row.to_dict() for row in self.rows], "table": self.table().to_dict()}
 
     def save(self, path: str | Path) -> None:
-        """Write :meth:`to_dict` as JSON; ``planners.json`` in a run folder is shown by its report."""
+        """Write :meth:`to_dict` as JSON; a report shows ``planners.json`` of the run folders that it is made of."""
         write_json(path, self.to_dict())
 
 

@@ -47,7 +47,7 @@ class TaskSummary:
                 curve = cell.curve()
                 area = f"{np.mean([point.value for point in curve.points]):,.1f}" if curve else ""
                 seconds = cell.cpu_seconds
-                time = "" if seconds is None else f"{seconds / 60:,.1f} min"
+                time = "" if seconds is None else f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
                 row = [cell.label, seeds, str(cell.score()), str(cell.score(mean)), area, time]
             rows.append([*row, *([_chance(first, cell)] if rivals else [])])
         horizon = f" at {self.horizon:,.0f} steps" if self.horizon else ""

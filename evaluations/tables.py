@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -32,8 +32,18 @@ class Table:
         lines = [self._line(self.columns, widths), self._line(self._rule(widths), widths)]
         lines += [self._line(row, widths) for row in self.rows]
         title = [f"**{self.title}**", ""] if self.title else []
-        notes = ["", *self.notes] if self.notes else []
+        notes = [part for note in self.notes for part in ("", note)]
         return "\n".join([*title, *lines, *notes]) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        rows = [list(row) for row in self.rows]
+        return {"columns": list(self.columns), "rows": rows, "title": self.title, "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Table:
+        """Return what :meth:`to_dict` described."""
+        return cls(data["columns"], data["rows"], data["title"], data["notes"])
 
     def to_rich(self) -> RichTable:
         """Return the table for a rich console."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.logger import Logger
+
+from forethought.core.runs import Run
+from forethought.evaluations.settings import TrainSettings
 
 
 class Countdown(gym.Env):
@@ -156,3 +160,40 @@ class StubLearner:
 @pytest.fixture
 def stub_learner():
     return StubLearner
+
+
+def write_run(
+    root,
+    agent="jepa",
+    seed=0,
+    returns=(1.0, 2.0, 3.0, 4.0),
+    task="Task-v0",
+    status="finished",
+    reason=None,
+    random=0.0,
+    policy=None,
+    spread=1.0,
+    cpu=10.0,
+    **settings,
+):
+    """Write a run folder as a training would leave it; each evaluation has two episodes around its mean return."""
+    asked = TrainSettings(**{"task": task, "agent": agent, "seed": seed, "steps": 400, "episodes": 2, **settings})
+    folder = root / task / agent / f"seed_{seed}"
+    run = Run.create(folder, asked.to_dict())
+    run.log({"reference/random_returns": [random, random]}, 0)
+    for index, value in enumerate(returns, 1):
+        row = {"evaluation/returns": None if value is None else [value - spread, value + spread]}
+        row["evaluation/returns"] = row["evaluation/returns"] or [None, None]
+        if policy is not None:
+            row["evaluation/policy_returns"] = [policy, policy]
+        row |= {"time/cpu_seconds": cpu * index, "time/wall_seconds": cpu * index}
+        run.log({"train/loss": 0.5}, index * 100 - 50)
+        run.log(row, index * 100)
+    run.set_status(status, reason)
+    run.release()
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    return partial(write_run, tmp_path)

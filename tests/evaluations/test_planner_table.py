@@ -11,6 +11,7 @@ import pytest
 
 from forethought.core.errors import SettingsError, UnknownNameError, UnsupportedSpaceError
 from forethought.evaluations.planner_table import evaluate_planners
+from forethought.evaluations.tables import Table
 
 
 class View:
@@ -97,7 +98,8 @@ def test_an_agent_without_a_model_is_refused(countdown, seeded_agent):
 def test_the_table_is_kept_for_the_report(tmp_path, countdown):
     table = evaluate_planners(Agent(), countdown, ["hybrid"], episodes=2)
     table.save(tmp_path / "planners.json")
-    assert json.loads((tmp_path / "planners.json").read_text())["markdown"] == table.to_markdown()
+    kept = Table.from_dict(json.loads((tmp_path / "planners.json").read_text())["table"])
+    assert kept.to_markdown() == table.to_markdown()
 
 
 def test_the_table_shows_on_a_terminal(countdown):

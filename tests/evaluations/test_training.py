@@ -13,7 +13,7 @@ import pytest
 from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
 from forethought.core.files import load_archive
 from forethought.core.runs import Run
-from forethought.evaluations import training
+from forethought.evaluations import training, worker
 from forethought.evaluations.milestones import Clock, Interruption
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.training import load_trained, resume, train
@@ -247,6 +247,17 @@ def test_a_run_killed_before_its_first_checkpoint_says_that_there_is_none(tmp_pa
     Run.create(tmp_path / "run", settings().to_dict()).release()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         resume(tmp_path / "run")
+
+
+def test_a_worker_trains_and_goes_on_from_a_checkpoint(tmp_path, stub, capsys):
+    arguments = [json.dumps(settings().to_dict()), str(tmp_path / "run")]
+    stub.options["on_step"] = lambda agent: os.kill(os.getpid(), signal.SIGTERM) if agent.num_timesteps == 37 else None
+    assert worker.main(arguments) == worker.INTERRUPTED
+    stub.options.clear()
+    assert worker.main(arguments) == worker.FINISHED
+    assert sum(steps for steps, _ in stub.made[1].calls) == 100 - 37
+    assert worker.main(arguments) == worker.REFUSED
+    assert "is finished" in capsys.readouterr().err
 
 
 def test_evaluating_often_learns_the_same_as_evaluating_once(tmp_path):

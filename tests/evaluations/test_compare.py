@@ -1,0 +1,217 @@
+"""A comparison: a folder and a process per run, nothing done twice, a crash costs only itself, Ctrl-C loses nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import textwrap
+import threading
+
+import pytest
+from rich.console import Console
+
+from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError
+from forethought.core.runs import Run
+from forethought.evaluations import jobs
+from forethought.evaluations.compare import CompareSettings, compare
+from forethought.evaluations.jobs import Job, folder_of
+from forethought.evaluations.settings import TrainSettings
+from forethought.evaluations.views import ComparisonView
+
+WORKER = """
+import json, os, signal, sys, time
+from pathlib import Path
+from forethought.core.runs import Run
+
+settings, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+fate = settings["agent_settings"].get(str(settings["seed"]), "good")
+run = Run.open(folder).__enter__() if (folder / "config.json").exists() else Run.create(folder, settings)
+signal.signal(signal.SIGTERM, lambda *_: (run.set_status("interrupted"), run.release(), os._exit(130)))
+print("begun", flush=True)
+if fate == "crash":
+    run.set_status("failed", "ValueError: wrong turn")
+    sys.exit("ValueError: wrong turn")
+if fate == "kill" or fate == "kill once" and not list(folder.parent.glob(".*abandoned*")):
+    os.kill(os.getpid(), signal.SIGKILL)
+for step in (10, 20, 30):
+    run.log({"evaluation/returns": [step, step], "evaluation/return_mean": step, "time/cpu_seconds": 1}, step)
+    time.sleep(30 if fate == "slow" else 0)
+run.set_status("finished")
+run.release()
+"""
+
+
+@pytest.fixture
+def scripted(monkeypatch, tmp_path):
+    """Replaces the training process by a script whose fate the agent's settings decide, seed by seed."""
+    (tmp_path / "scripted_worker.py").write_text(textwrap.dedent(WORKER))
+    monkeypatch.setattr(jobs, "WORKER", "scripted_worker")
+    monkeypatch.setattr(jobs, "POLL_S", 0.05)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys.modules[compare.__module__], "_check", lambda runs: None)
+    return tmp_path / "root"
+
+
+def settings(fates=(), **changes):
+    fates = {"sac": {str(seed): fate for seed, fate in enumerate(fates)}} if fates else {}
+    asked = {"tasks": ("Task-v0",), "agents": ("sac",), "seeds": 1, "steps": 30, "evaluations": 3, "jobs": 2}
+    return CompareSettings(**{**asked, "agent_settings": fates, **changes})
+
+
+def states(seen):
+    return {job.settings.seed: job.state for job in seen}
+
+
+def test_every_run_has_its_folder_process_and_log(scripted):
+    asked = settings(tasks=("A-v0", "mod:B-v0"), agents=("jepa", "sac"))
+    summary = compare(asked, scripted)
+    assert {str(path.parent.relative_to(scripted)) for path in scripted.rglob("config.json")} == {
+        "A-v0/jepa/seed_0",
+        "A-v0/sac/seed_0",
+        "mod_B-v0/jepa/seed_0",
+        "mod_B-v0/sac/seed_0",
+    }
+    assert all((path.parent / "log.txt").read_text() == "begun\n" for path in scripted.rglob("config.json"))
+    assert [cell.scores.tolist() for cell in summary.tasks[0].cells] == [[20.0], [20.0]]
+    assert json.loads((scripted / "comparison.json").read_text())["agents"] == ["jepa", "sac"]
+
+
+def test_finished_runs_are_skipped_and_more_seeds_add_theirs(scripted):
+    compare(settings(), scripted)
+    before = (scripted / "Task-v0/sac/seed_0/manifest.json").read_text()
+    seen = []
+    compare(settings(seeds=2), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped", 1: "finished"}
+    assert (scripted / "Task-v0/sac/seed_0/manifest.json").read_text() == before
+
+
+def test_a_crashed_run_costs_only_itself_and_is_reported_with_its_log(scripted):
+    seen = []
+    summary = compare(
+        settings(["crash", "good", "kill"], seeds=3), scripted, lambda jobs, job: seen.append(states(jobs))
+    )
+    assert seen[-1] == {0: "failed", 1: "finished", 2: "failed"}
+    assert summary.tasks[0].cells[0].scores.tolist() == [20.0]
+    notes = " ".join(summary.notes)
+    assert "seed 0: failed (ValueError: wrong turn; see" in notes
+    assert "seed 2: failed (killed by SIGKILL; see" in notes
+    assert "log.txt" in notes
+
+
+def test_a_run_that_left_no_checkpoint_begins_again_and_what_it_left_is_kept_aside(scripted):
+    asked = settings(["good", "kill once"], seeds=2)
+    assert compare(asked, scripted).tasks[0].cells[0].scores.tolist() == [20.0]
+    assert compare(asked, scripted).tasks[0].cells[0].scores.tolist() == [20.0, 20.0]
+    assert (scripted / "Task-v0/sac/.seed_1.abandoned_1/log.txt").exists()
+
+
+def test_no_more_runs_than_jobs_at_the_same_time(scripted):
+    busy = []
+    compare(
+        settings(seeds=4, jobs=2),
+        scripted,
+        lambda jobs, job: busy.append(sum(job.state == "running" for job in jobs)),
+    )
+    assert max(busy) == 2
+
+
+def test_ctrl_c_lets_the_runs_save_and_a_second_call_goes_on(scripted):
+    seen = []
+
+    def look(all_jobs, job):
+        seen.append(states(all_jobs))
+        if any(one.step for one in all_jobs) and not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = []
+    with pytest.raises(KeyboardInterrupt):
+        compare(settings(["slow", "slow"], seeds=2, jobs=1), scripted, look)
+    assert seen[-1] == {0: "interrupted", 1: "waiting"}
+    assert Run.open(scripted / "Task-v0/sac/seed_0").status == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_named(scripted):
+    compare(settings(), scripted)
+    with pytest.raises(RunFolderError, match="steps was 30, is 60"):
+        compare(settings(steps=60), scripted)
+
+
+def test_a_run_that_another_process_works_on_is_refused(scripted):
+    asked = TrainSettings("Task-v0", "sac", steps=30)
+    run = Run.create(folder_of(scripted, asked), asked.to_dict())
+    try:
+        with pytest.raises(RunFolderError, match="in use"):
+            Job(asked, run.folder).prepare()
+    finally:
+        run.release()
+
+
+def test_a_comparison_works_outside_the_main_thread(scripted):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(compare(settings(), scripted)))
+    thread.start()
+    thread.join(60)
+    assert found[0].tasks[0].cells[0].scores.tolist() == [20.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ()}, "tasks"),
+        ({"agents": ("sac", "sac")}, "agents"),
+        ({"seeds": 0}, "seeds"),
+        ({"agent_settings": {"ppo": {}}}, "'ppo'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"agents": ("jepa", "sca")}, UnknownNameError),
+        ({"tasks": ("CartPol-v1",)}, UnknownNameError),
+        ({"tasks": ("CartPole-v1",), "agents": ("random", "sac")}, UnsupportedSpaceError),
+        ({"tasks": ("CartPole-v1",), "agents": ("dqn",), "agent_settings": {"dqn": {"gama": 1}}}, SettingsError),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_run_is_begun(tmp_path, changes, error):
+    with pytest.raises(error):
+        compare(CompareSettings(**{"tasks": ("Pendulum-v1",), "agents": ("random",), **changes}), tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_real_agents_are_compared_end_to_end(tmp_path):
+    asked = CompareSettings(
+        ("CartPole-v1",), ("random",), seeds=1, steps=30, evaluations=2, episodes=2, jobs=1, video=False
+    )
+    summary = compare(asked, tmp_path)
+    cell = summary.tasks[0].cells[0]
+    assert [len(run.steps) for run in cell.counted] == [2]
+    assert cell.scores[0] > 0
+
+
+def test_the_view_draws_one_picture_on_a_terminal_and_plain_lines_elsewhere():
+    job = Job(TrainSettings("Task-v0", "sac", steps=100), folder=None)
+    job.state, job.step, job.last_return = "running", 50, -12.34
+    for live in (True, False):
+        console = Console(file=io.StringIO(), width=100, force_terminal=live)
+        with ComparisonView(console, live) as view:
+            view([job], job)
+            job.state, job.reason = "failed", "[boom]"
+            view([job], job)
+        text = console.file.getvalue()
+        assert "Task-v0  sac  seed 0" in text
+        assert "-12.3" in text
+        assert ("1 of 1 runs done" in text) == live
+        if not live:
+            assert "failed: [boom]" in text
+            assert "\x1b" not in text
+        job.state, job.reason = "running", ""

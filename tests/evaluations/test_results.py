@@ -1,0 +1,184 @@
+"""Results are read back as they were logged; what cannot be believed is said, and claims are refused or widened."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from forethought.core.errors import RunFolderError
+from forethought.core.runs import Run
+from forethought.evaluations.results import read_results, read_run
+from forethought.evaluations.statistics import mean
+from forethought.evaluations.summary import summarise
+
+
+def summary_of(root, order=()):
+    runs, notes = read_results([root])
+    return summarise(runs, notes, order)
+
+
+def test_a_run_is_read_as_it_was_logged(make_run):
+    run = read_run(make_run(seed=3, returns=(1.0, 5.0), policy=0.5, random=-7.0))
+    assert (run.settings.agent, run.settings.seed, run.status) == ("jepa", 3, "finished")
+    assert run.steps.tolist() == [100, 200]
+    assert run.returns.tolist() == [1.0, 5.0]
+    assert run.policy_returns.tolist() == [0.5, 0.5]
+    assert run.cpu_seconds.tolist() == [10.0, 20.0]
+    assert run.random_return == -7.0
+
+
+def test_an_evaluation_that_was_logged_twice_counts_once(make_run):
+    folder = make_run(returns=(1.0, 2.0))
+    with Run.open(folder) as run:
+        run.log({"evaluation/returns": [9.0, 9.0]}, 200)
+    assert read_run(folder).returns.tolist() == [1.0, 9.0]
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run"):
+        read_results([tmp_path])
+    with pytest.raises(RunFolderError, match="no folder"):
+        read_results([tmp_path / "nowhere"])
+
+
+def test_foreign_and_damaged_runs_are_left_out_with_a_note(make_run, tmp_path):
+    make_run()
+    Run.create(tmp_path / "foreign", {"something": "else"}).release()
+    (tmp_path / "damaged").mkdir()
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / "damaged" / name).write_text("{")
+    runs, notes = read_results([tmp_path])
+    assert len(runs) == 1
+    assert len(notes) == 2
+    assert all(note.startswith("Left out:") for note in notes)
+
+
+def test_the_same_seed_twice_counts_once(make_run, tmp_path):
+    make_run(returns=(1.0,), status="failed")
+    make_run.func(tmp_path / "again", returns=(5.0, 5.0, 5.0))
+    runs, notes = read_results([tmp_path])
+    assert [run.returns.tolist() for run in runs] == [[5.0, 5.0, 5.0]]
+    assert "is there twice" in notes[0]
+
+
+def test_abandoned_runs_behind_a_dot_do_not_count(make_run, tmp_path):
+    folder = make_run()
+    folder.rename(folder.with_name(".seed_0.abandoned_1"))
+    with pytest.raises(RunFolderError):
+        read_results([tmp_path])
+
+
+def test_the_score_is_the_mean_of_the_last_three_evaluations_over_seeds(make_run, tmp_path):
+    for seed, shift in enumerate((0.0, 1.0, 5.0)):
+        make_run(seed=seed, returns=(0.0, 1.0 + shift, 2.0 + shift, 3.0 + shift))
+    cell = summary_of(tmp_path).tasks[0].cells[0]
+    assert cell.scores.tolist() == [2.0, 3.0, 7.0]
+    assert cell.score(mean).value == pytest.approx(4.0)
+    assert cell.score().low >= 2.0
+    assert [point.value for point in cell.curve().points] == pytest.approx([0.0, 3.0, 4.0, 5.0])
+
+
+def test_a_single_seed_is_marked_and_has_no_interval(make_run, tmp_path):
+    make_run()
+    summary = summary_of(tmp_path)
+    assert not summary.tasks[0].cells[0].score().has_interval
+    assert any("a single seed" in note for note in summary.notes)
+    assert "no interval" in summary.to_markdown()
+
+
+def test_an_unfinished_seed_does_not_count_and_is_named(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run(seed=seed)
+    make_run(seed=2, returns=(50.0,), status="failed", reason="RuntimeError: boom")
+    summary = summary_of(tmp_path)
+    cell = summary.tasks[0].cells[0]
+    assert cell.scores.tolist() == [3.0, 3.0]
+    assert "2 of 3" in summary.to_markdown()
+    assert any("seed 2: failed after its evaluation at step 100 (RuntimeError: boom)" in note for note in summary.notes)
+
+
+def test_an_agent_without_a_finished_run_gets_no_claim_and_does_not_shorten_the_others(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run("sac", seed)
+    make_run("jepa", 0, returns=(50.0,), status="running")
+    task = summary_of(tmp_path).tasks[0]
+    jepa, sac = task.cells
+    assert (jepa.label, jepa.scores, jepa.refusal) == ("jepa", None, "no run is finished")
+    assert sac.scores.tolist() == [3.0, 3.0]
+    assert task.horizon == 400
+    assert "no claim" in task.table().to_markdown()
+
+
+def test_evaluations_without_a_sound_episode_refuse_the_claim(make_run, tmp_path):
+    make_run(seed=0)
+    make_run(seed=1, returns=(1.0, 2.0, 3.0, None))
+    summary = summary_of(tmp_path)
+    assert summary.tasks[0].cells[0].scores is None
+    assert any("no claim, because seed 1" in note for note in summary.notes)
+    assert any("2 held-out episodes were cut" in note for note in summary.notes)
+    json.dumps(summary.to_dict(), allow_nan=False)
+
+
+def test_runs_of_different_length_are_compared_where_all_have_been(make_run, tmp_path):
+    make_run("jepa", returns=(1.0, 2.0))
+    make_run("sac", returns=(1.0, 2.0, 8.0, 9.0), steps=800)
+    summary = summary_of(tmp_path)
+    assert summary.tasks[0].horizon == 200
+    assert [cell.scores.tolist() for cell in summary.tasks[0].cells] == [[1.5], [1.5]]
+    assert any("differ in length" in note for note in summary.notes)
+
+
+def test_other_held_out_episodes_and_other_seeds_are_told(make_run, tmp_path):
+    make_run("jepa", 0)
+    make_run("sac", 1, evaluation_seed=5)
+    notes = " ".join(summary_of(tmp_path).notes)
+    assert "not judged on the same held-out episodes" in notes
+    assert "did not run the same seeds (jepa: 0; sac: 1)" in notes
+
+
+def test_agents_stand_in_the_order_of_the_comparison_the_random_one_last(make_run, tmp_path):
+    for agent in ("random", "ppo", "sac", "jepa"):
+        make_run(agent)
+    assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa", "ppo", "sac", "random"]
+    assert [cell.label for cell in summary_of(tmp_path, ["sac"]).tasks[0].cells] == ["sac", "jepa", "ppo", "random"]
+
+
+def test_two_settings_of_one_agent_are_two_agents(make_run, tmp_path):
+    make_run("jepa", 0)
+    make_run.func(tmp_path / "other", "jepa", 0, agent_settings={"horizon": 9})
+    assert {cell.label for cell in summary_of(tmp_path).tasks[0].cells} == {"jepa (defaults)", "jepa (horizon=9)"}
+
+
+def test_the_first_agent_is_compared_with_each_other_one(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run("jepa", seed, returns=(5.0, 5.0, 5.0))
+        make_run("sac", seed, returns=(1.0, 1.0, 1.0))
+    table = summary_of(tmp_path).tasks[0].table()
+    assert table.columns[-1] == "P(jepa is better)"
+    assert [row[-1] for row in table.rows] == ["", "1.00 [1.00, 1.00]"]
+
+
+def test_scores_over_tasks_are_normalised_between_random_and_the_best(make_run, tmp_path):
+    for task, scale in (("A-v0", 1.0), ("B-v0", 100.0)):
+        for seed in (0, 1):
+            make_run("jepa", seed, [10 * scale] * 3, task, random=0.0)
+            make_run("sac", seed, [5 * scale] * 3, task, random=0.0)
+    overall = summary_of(tmp_path).overall
+    assert {label: scores["mean"].value for label, scores in overall.items()} == {"jepa": 1.0, "sac": 0.5}
+    assert overall["sac"]["iqm"].n == 4
+
+
+def test_no_normalised_score_where_random_is_not_beaten(make_run, tmp_path):
+    for task in ("A-v0", "B-v0"):
+        make_run("jepa", 0, (1.0, 1.0, 1.0), task, random=2.0)
+    assert summary_of(tmp_path).overall == {}
+
+
+def test_return_against_cpu_time_covers_what_all_seeds_spent(make_run, tmp_path):
+    make_run(seed=0, cpu=10.0)
+    make_run(seed=1, cpu=20.0)
+    curve = summary_of(tmp_path).tasks[0].cells[0].curve("cpu_seconds")
+    assert (curve.positions[0], curve.positions[-1]) == (20.0, 40.0)
+    assert np.isclose(curve.points[-1].value, (4.0 + 2.0) / 2)
