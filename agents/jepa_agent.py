@@ -322,7 +322,8 @@ class JEPAAgent:
         """Return everything that :meth:`restore` needs to go on: the agent, its experience, streams and episodes."""
         documents, tensors = self._parts()
         documents["training"], tensors["training"] = flatten_tree(self._require_training().state())
-        return documents, tensors
+        snapshot = {group: {name: value.clone() for name, value in part.items()} for group, part in tensors.items()}
+        return documents, snapshot
 
     def restore(self, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
         """Continue from :meth:`checkpoint`'s output.

@@ -1,0 +1,50 @@
+"""Small agents and scripted environments for the agents' tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+SMALL: dict[str, Any] = {
+    "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
+    "behaviour": {"hidden": 16, "target_refresh": 20},
+    "planning": {"budget": 24, "proposals": 4},
+    "learning_starts": 20,
+    "batch_size": 8,
+    "health_interval": 25,
+}
+
+
+class Target(gym.Env):
+    """Reward for acting close to what is observed; episodes of ``length`` steps, terminal on request."""
+
+    def __init__(self, action_space: gym.Space | None = None, length: int = 10, terminal: bool = False, **kinds: Any):
+        self.observation_space = kinds.get("observation_space", spaces.Box(-1, 1, (2,), np.float32))
+        self.action_space = action_space or spaces.Box(-1, 1, (2,), np.float32)
+        self.length, self.terminal, self.render_mode = length, terminal, None
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        reward = -float(np.abs(np.asarray(action, np.float64)).mean())
+        ended = self.steps >= self.length
+        return self._observe(), reward, ended and self.terminal, ended and not self.terminal, {}
+
+    def _observe(self):
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        return self.observation_space.sample()
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """Settings of an agent that learns in milliseconds."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in SMALL.items()}

@@ -1,0 +1,154 @@
+"""Actor and critic: targets at every kind of episode end, gradients, discrete expectations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from forethought.agents.actor import JOINT_ACTIONS_LIMIT, CategoricalActor
+from forethought.agents.behaviour import Behaviour, BehaviourSettings
+from forethought.agents.critic import CriticEnsemble
+from forethought.core.clip import Clip
+
+
+def make_clip(valid: list[float], terminated: list[float], rewards: list[float]) -> Clip:
+    steps = len(valid)
+    return Clip(
+        torch.zeros(1, steps + 1, 3),
+        torch.zeros(1, steps, 2),
+        torch.tensor([rewards]),
+        torch.tensor([terminated]),
+        torch.tensor([valid]),
+    )
+
+
+def make_behaviour(**settings) -> Behaviour:
+    torch.manual_seed(0)
+    return Behaviour(4, 2, (), BehaviourSettings(**{"hidden": 16, "discount": 0.5, **settings}))
+
+
+class ConstantCritic(torch.nn.Module):
+    """Values every state at the first entry of its latent."""
+
+    def forward(self, latents: torch.Tensor, actions: torch.Tensor, frozen: bool = False) -> torch.Tensor:
+        return latents[..., 0].expand(2, *latents.shape[:-1])
+
+
+@pytest.mark.parametrize(
+    ("valid", "terminated", "expected"),
+    [
+        ([1, 1, 1], [0, 0, 0], 1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 30),  # goes on: bootstrap after the last step
+        ([1, 1, 1], [0, 0, 1], 1 + 0.5 * 2 + 0.25 * 4),  # terminates: nothing follows
+        ([1, 1, 0], [0, 0, 0], 1 + 0.5 * 2 + 0.25 * 20),  # cut by a time limit: bootstrap where it was cut
+        ([1, 0, 0], [1, 0, 0], 1.0),  # terminates at once
+    ],
+)
+def test_targets_tell_termination_from_truncation(valid, terminated, expected):
+    behaviour = make_behaviour()
+    behaviour.target_critic = ConstantCritic()
+    clip = make_clip([float(v) for v in valid], [float(t) for t in terminated], [1.0, 2.0, 4.0])
+    latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)
+    assert behaviour._targets(clip, latents).item() == pytest.approx(expected)
+
+
+def test_targets_and_values_keep_their_units_when_the_reward_scale_changes():
+    behaviour = make_behaviour()
+    behaviour.target_critic = behaviour.critic = ConstantCritic()
+    clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
+    behaviour.reward_scale.fill_(2.0)
+    behaviour.target_reward_scale.fill_(4.0)
+    assert behaviour._targets(clip, latents).item() == pytest.approx((8 + 0.5 * 3 * 4) / 2)
+    assert behaviour.value(latents[:, 0]).item() == pytest.approx(3 * 2)
+
+
+def test_the_actor_climbs_the_critic_and_leaves_it_alone():
+    behaviour = make_behaviour()
+    torch.nn.init.normal_(behaviour.critic.weights[-1])
+
+    def frozen(latents, actions):
+        return behaviour.critic(latents, actions, frozen=True)
+
+    gain, _ = behaviour.actor.objective(torch.randn(6, 4), frozen)
+    gain.sum().backward()
+    assert all(parameter.grad is None for parameter in behaviour.critic.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in behaviour.actor.parameters())
+
+
+def test_the_ensembles_members_are_independent_networks():
+    torch.manual_seed(0)
+    critic = CriticEnsemble(3, 2, 8, 3)
+    torch.nn.init.normal_(critic.weights[-1])
+    latents, actions = torch.randn(5, 3), torch.randn(5, 2)
+    together = critic(latents, actions)
+    assert together.shape == (3, 5)
+    for member in range(3):
+        alone = CriticEnsemble(3, 2, 8, 1)
+        pairs = [*zip(alone.weights, critic.weights, strict=True), *zip(alone.biases, critic.biases, strict=True)]
+        for single, all_members in pairs:
+            single.data = all_members[member : member + 1].detach()
+        torch.testing.assert_close(alone(latents, actions)[0], together[member])
+
+
+def test_learning_solves_a_bandit_with_continuous_actions():
+    behaviour = make_behaviour(learning_rate=3e-3, target_refresh=20, discount=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        latents = torch.randn(64, 2, 4, generator=generator)
+        actions = torch.rand(64, 1, 2, generator=generator) * 2 - 1
+        reward = -(actions[:, 0] - torch.tensor([0.5, -0.3])).square().sum(1, keepdim=True)
+        clip = Clip(torch.zeros(64, 2, 3), actions, reward, torch.ones(64, 1), torch.ones(64, 1))
+        behaviour.update(clip, latents, 0.5)
+    chosen = behaviour.actor(torch.randn(50, 4, generator=generator)).mean(0)
+    torch.testing.assert_close(chosen, torch.tensor([0.5, -0.3]), atol=0.15, rtol=0)
+
+
+def test_learning_solves_a_bandit_with_several_discrete_actions():
+    torch.manual_seed(0)
+    groups = (3, 2)
+    behaviour = Behaviour(4, 5, groups, BehaviourSettings(hidden=16, learning_rate=3e-3, discount=0.0))
+    generator = torch.Generator().manual_seed(0)
+    best = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
+    for _ in range(300):
+        latents = torch.randn(64, 2, 4, generator=generator)
+        choices = [torch.randint(size, (64,), generator=generator) for size in groups]
+        hot = [torch.nn.functional.one_hot(c, size) for c, size in zip(choices, groups, strict=True)]
+        actions = torch.cat(hot, 1).float()
+        reward = (actions * best).sum(1, keepdim=True)
+        clip = Clip(torch.zeros(64, 2, 3), actions.unsqueeze(1), reward, torch.ones(64, 1), torch.ones(64, 1))
+        behaviour.update(clip, latents, 1.0)
+    assert torch.equal(behaviour.actor(torch.randn(20, 4, generator=generator)), best.expand(20, 5))
+
+
+def test_expected_values_of_discrete_actions_are_exact():
+    torch.manual_seed(1)
+    actor, critic = CategoricalActor(4, (3, 2), 8, entropy=0.0), CriticEnsemble(4, 5, 8, 2)
+    torch.nn.init.normal_(actor.layers[-1].weight)
+    torch.nn.init.normal_(critic.weights[-1])
+    latents = torch.randn(7, 4)
+    first, second = (part.softmax(-1) for part in actor.layers(latents).split((3, 2), -1))
+    expected = 0.0
+    for i in range(3):
+        for j in range(2):
+            action = torch.zeros(7, 5)
+            action[:, i], action[:, 3 + j] = 1, 1
+            expected = expected + first[:, i] * second[:, j] * critic(latents, action)
+    torch.testing.assert_close(actor.expected_value(latents, critic, torch.zeros(()), 0.0), expected)
+
+
+def test_large_joint_spaces_are_estimated_from_distinct_actions():
+    actor = CategoricalActor(4, (20, 20, 20), 8, entropy=0.0)
+    assert actor.joint_actions.shape == (JOINT_ACTIONS_LIMIT, 60)
+    assert len(actor.joint_actions.unique(dim=0)) == JOINT_ACTIONS_LIMIT
+    assert torch.equal(actor.joint_actions.sum(1), torch.full((JOINT_ACTIONS_LIMIT,), 3.0))
+
+
+def test_sampling_actions_follows_the_policy_mixed_with_uniform_choices():
+    torch.manual_seed(0)
+    actor = CategoricalActor(2, (3,), 8, entropy=0.0)
+    latents = torch.zeros(20000, 2)
+    with torch.no_grad():
+        actor.layers[-1].bias.copy_(torch.tensor([2.0, 0.0, -1.0]))
+    noise = torch.randn(20000, 3, generator=torch.Generator().manual_seed(0))
+    frequencies = actor.explore(latents, noise, 0.3).mean(0)
+    expected = 0.7 * torch.tensor([2.0, 0.0, -1.0]).softmax(0) + 0.1
+    torch.testing.assert_close(frequencies, expected, atol=0.02, rtol=0)

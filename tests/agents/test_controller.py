@@ -1,0 +1,181 @@
+"""The controller: pure, per environment, and faithful to its planner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from forethought.agents.behaviour import Behaviour
+from forethought.agents.controller import Controller
+from forethought.agents.objective import RewardObjective
+from forethought.core.errors import SettingsError
+from forethought.planners import ActionSpec, make_planner
+from forethought.world_model import JEPA, JEPASettings, LatentState
+
+
+class ScriptedModel:
+    """Predicts rewards and continuation given by hand, from latents that count the steps."""
+
+    def __init__(self, rewards: list[float], continues: list[float] | None) -> None:
+        self.rewards, self.continues, self.reward_head = rewards, continues, object()
+
+    def imagine(self, state, actions):
+        batch, count, horizon, _ = actions.shape
+
+        def repeat(values):
+            return None if values is None else torch.tensor(values[:horizon]).expand(batch, count, horizon)
+
+        steps = torch.arange(1.0, horizon + 1).reshape(1, 1, horizon, 1).expand(batch, count, horizon, 1)
+
+        class Imagined:
+            latents, rewards, continues = steps, repeat(self.rewards), repeat(self.continues)
+
+        return Imagined
+
+
+def test_the_objective_is_minus_reward_plus_value_masked_after_termination():
+    state, actions = LatentState(torch.zeros(1, 1)), torch.zeros(1, 1, 3, 2)
+
+    def value(latents):
+        return 100 * latents[..., 0]
+
+    goes_on = RewardObjective(ScriptedModel([1.0, 2.0, 4.0], None), state, value, 0.5)(actions)
+    assert goes_on.item() == pytest.approx(-(1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 300))
+    ends = RewardObjective(ScriptedModel([1.0, 2.0, 4.0], [1.0, 0.0, 1.0]), state, value, 0.5)(actions)
+    assert ends.item() == pytest.approx(-(1 + 0.5 * 2))
+    maybe = RewardObjective(ScriptedModel([1.0, 2.0, 4.0], [0.5, 1.0, 1.0]), state, None, 0.5)(actions)
+    assert maybe.item() == pytest.approx(-(1 + 0.5 * 0.5 * 2 + 0.25 * 0.5 * 4))
+
+
+def test_a_model_without_rewards_cannot_be_planned_in_by_reward():
+    model = JEPA(3, 2, JEPASettings(latent_dims=4, hidden=8, heads=False))
+    with pytest.raises(SettingsError, match="heads=True"):
+        RewardObjective(model, model.initial(1), None, 0.9)
+
+
+def make_controller(planner: str = "icem", block: int = 1, execute: int = 1, discrete: bool = False, **settings):
+    torch.manual_seed(0)
+    space = spaces.MultiDiscrete([3, 2]) if discrete else spaces.Box(-1, 1, (2,))
+    spec = ActionSpec.from_space(space, block=block)
+    model = JEPA(3, spec.dims, JEPASettings(latent_dims=6, hidden=16, block=block))
+    behaviour = Behaviour(6, spec.dims, spec.groups)
+    for weight in (model.predictor.change.weight, model.reward_head.logits.weight, behaviour.critic.weights[-1]):
+        torch.nn.init.normal_(weight, std=0.5)
+    planner = make_planner(planner, spec, horizon=3, budget=None if planner == "policy" else 30, **settings)
+
+    def objective(state):
+        return RewardObjective(model, state, behaviour.value, 0.9)
+
+    return Controller(model, planner, objective, behaviour.actor, proposals=3, execute=execute)
+
+
+def run(controller, seeds, steps=6, resets=(), order=None, explore=None):
+    """Act in ``len(seeds)`` environments whose observations depend on seed and step only; return (steps, B, a)."""
+    order = list(range(len(seeds))) if order is None else order
+    seeds = [seeds[i] for i in order]
+    state, chosen = controller.initial_state(seeds), []
+    for step in range(steps):
+        observations = torch.stack(
+            [torch.randn(3, generator=torch.Generator().manual_seed(s * 99 + step)) for s in seeds]
+        )
+        reset = np.array([step == 0 or (s, step) in resets for s in seeds])
+        actions, state = controller.act(state, observations, reset, explore)
+        chosen.append(actions)
+    return torch.stack(chosen)[:, np.argsort(order)]
+
+
+@pytest.mark.parametrize(("planner", "discrete"), [("icem", False), ("mppi", False), ("categorical_cem", True)])
+def test_an_environments_actions_are_the_same_alone_together_and_in_any_order(planner, discrete):
+    controller = make_controller(planner, discrete=discrete)
+    together = run(controller, [5, 6, 7])
+    torch.testing.assert_close(run(controller, [5, 6, 7], order=[2, 0, 1]), together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run(controller, [6])[:, 0], together[:, 1], rtol=1e-4, atol=1e-4)
+
+
+def test_resetting_one_environment_leaves_the_others_as_they_are():
+    controller = make_controller()
+    plain, disturbed = run(controller, [1, 2]), run(controller, [1, 2], resets={(2, 3)})
+    assert torch.equal(plain[:, 0], disturbed[:, 0])
+    assert torch.equal(plain[:3, 1], disturbed[:3, 1])
+    assert not torch.equal(plain[3:, 1], disturbed[3:, 1])
+
+
+def test_a_plan_is_executed_for_as_many_steps_as_asked_and_planning_waits():
+    controller = make_controller(execute=3)
+    calls = []
+    plan = controller.planner.plan
+
+    def counted(objective, state, proposals=None):
+        calls.append(len(state))
+        result = plan(objective, state, proposals)
+        counted.actions = result.actions
+        return result
+
+    controller.planner.plan = counted
+    chosen = run(controller, [3, 4], steps=3)
+    assert calls == [2]
+    assert torch.equal(chosen.transpose(0, 1), counted.actions)
+    run(controller, [3, 4], steps=7, resets={(4, 2)})
+    assert calls[1:] == [2, 1, 1, 1, 1]  # at 0 both; at 2 the reset one; at 3 the other; at 5 and 6 again
+
+
+def test_blocks_spread_one_planned_step_over_several_environment_steps():
+    controller = make_controller(block=2)
+    seen = []
+    observe = controller.model.observe
+
+    def recorded(state, observations, previous, reset):
+        seen.append((len(observations), previous.clone()))
+        return observe(state, observations, previous, reset)
+
+    controller.model.observe = recorded
+    chosen = run(controller, [3], steps=4)
+    assert chosen.shape == (4, 1, 2)
+    assert len(seen) == 2  # the middle of a model step is not observed
+    torch.testing.assert_close(seen[1][1][0], chosen[:2, 0].reshape(-1))  # the block that was executed before
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_exploration_draws_from_each_environments_own_seed(discrete):
+    controller = make_controller("policy", discrete=discrete)
+    first = run(controller, [8, 9], explore=0.5, steps=30)
+    torch.testing.assert_close(run(controller, [9], explore=0.5, steps=30)[:, 0], first[:, 1], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(first, run(controller, [8, 9], steps=30))
+    if discrete:
+        assert torch.equal(first.split([3, 2], -1)[0].sum(-1), torch.ones(30, 2))
+    else:
+        assert first.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(0.0, 0.0), (0.6, 0.6 * 2 / 3), (1.0, 2 / 3)])
+def test_discrete_exploration_replaces_as_often_as_asked(amount, expected):
+    torch.manual_seed(0)
+    spec = ActionSpec.from_space(spaces.Discrete(3))
+    model = JEPA(3, 3, JEPASettings(latent_dims=4, hidden=8))
+    controller = Controller(model, make_planner("policy", spec, horizon=1), lambda state: lambda a: a.sum((2, 3)))
+    state = controller.initial_state(list(range(4000)))
+    actions, _ = controller.act(state, torch.zeros(4000, 3), np.ones(4000, bool), explore=amount)
+    assert torch.equal(actions.sum(1), torch.ones(4000))
+    assert 1 - actions[:, 0].mean().item() == pytest.approx(expected, abs=0.03)
+
+
+def test_state_survives_being_written_down():
+    controller = make_controller(execute=2)
+    state = controller.initial_state([1, 2])
+    _, state = controller.act(state, torch.randn(2, 3), np.ones(2, bool))
+    restored = controller.restore_state(state.to_tree())
+    observations = torch.randn(2, 3)
+    none = np.zeros(2, bool)
+    for _ in range(3):
+        expected, state = controller.act(state, observations, none)
+        actions, restored = controller.act(restored, observations, none)
+        assert torch.equal(actions, expected)
+
+
+def test_the_bare_policy_is_the_actor():
+    controller = make_controller("policy")
+    observations = torch.randn(4, 3)
+    actions, _ = controller.act(controller.initial_state([0, 1, 2, 3]), observations, np.ones(4, bool))
+    torch.testing.assert_close(actions, controller.actor(controller.model.encode(observations)).detach())

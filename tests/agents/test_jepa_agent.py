@@ -1,0 +1,296 @@
+"""JEPAAgent: SB3's surface, spaces, files, and determinism."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import (
+    CheckpointCallback,
+    EvalCallback,
+    LogEveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from forethought import JEPAAgent, make_agent
+from forethought.core.errors import CheckpointError, SettingsError, UnknownNameError, UnsupportedSpaceError
+
+from .conftest import Target
+
+
+def weights(agent: JEPAAgent) -> dict[str, torch.Tensor]:
+    return {**agent.model.state_dict(), **{f"b.{k}": v for k, v in agent.behaviour.state_dict().items()}}
+
+
+def same(first: JEPAAgent, second: JEPAAgent) -> bool:
+    ours, theirs = weights(first), weights(second)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+ACTION_SPACES = [
+    spaces.Box(-1, 1, (2,), np.float32),
+    spaces.Box(np.array([-3.0, 0.0]), np.array([0.5, 1e-3]), dtype=np.float64),
+    spaces.Discrete(3),
+    spaces.Discrete(2, start=5),
+    spaces.MultiDiscrete([3, 2]),
+]
+OBSERVATION_SPACES = [
+    spaces.Box(-1, 1, (2,), np.float64),
+    spaces.Discrete(4, start=-1),
+    spaces.Dict({"arm": spaces.Box(-1, 1, (2,)), "mode": spaces.Discrete(3)}),
+]
+
+
+@pytest.mark.parametrize("action_space", ACTION_SPACES, ids=str)
+def test_every_supported_action_space_is_learned_in_and_acted_in(action_space, small):
+    agent = JEPAAgent(lambda: Target(action_space), **small).learn(40)
+    assert agent.num_timesteps == 40
+    assert agent.learner.updates > 0
+    env = agent.get_env()
+    actions, _ = agent.predict(env.reset(), deterministic=True)
+    assert all(action_space.contains(action) for action in actions)
+
+
+@pytest.mark.parametrize("observation_space", OBSERVATION_SPACES, ids=str)
+def test_every_supported_observation_space_is_learned_from(observation_space, small):
+    env = Target(observation_space=observation_space)
+    agent = JEPAAgent(env, **small).learn(40)
+    action, _ = agent.predict(env.reset(seed=0)[0])
+    assert env.action_space.contains(action)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Box(-np.inf, np.inf, (2,)), "infinite"),
+        (spaces.Dict({"a": spaces.Discrete(2)}), "Dict"),
+        (spaces.Tuple([spaces.Discrete(2)]), "Tuple"),
+        (spaces.Box(-1, 1, (0,)), "no dimensions"),
+    ],
+    ids=str,
+)
+def test_other_action_spaces_are_refused_with_advice(space, message, small):
+    with pytest.raises(UnsupportedSpaceError, match=message):
+        JEPAAgent(lambda: Target(space), **small)
+
+
+def test_images_are_refused_for_now(small):
+    with pytest.raises(UnsupportedSpaceError, match="later"):
+        JEPAAgent(lambda: Target(observation_space=spaces.Box(0, 255, (8, 8, 3), np.uint8)), **small)
+
+
+def test_observation_statistics_do_not_come_from_vec_normalize(small):
+    with pytest.raises(Exception, match="VecNormalize"):
+        JEPAAgent(VecNormalize(DummyVecEnv([Target])), **small)
+
+
+def test_sb3s_evaluate_policy_runs_unchanged(small):
+    agent = JEPAAgent(Target, **small).learn(30)
+    mean, _ = evaluate_policy(agent, DummyVecEnv([lambda: Monitor(Target())] * 3), n_eval_episodes=5)
+    assert -2 * 10 <= mean <= 0
+
+
+def test_sb3s_callbacks_run_unchanged(small, tmp_path):
+    stop = StopTrainingOnRewardThreshold(reward_threshold=-1000.0)
+    evaluation = EvalCallback(
+        Monitor(Target()), callback_on_new_best=stop, eval_freq=30, n_eval_episodes=2, log_path=str(tmp_path / "eval"),
+        best_model_save_path=str(tmp_path / "best"), verbose=0,
+    )  # fmt: skip
+    checkpoints = CheckpointCallback(save_freq=10, save_path=str(tmp_path / "checkpoints"))
+    agent = JEPAAgent(Target, **small)
+    agent.set_logger(configure(str(tmp_path / "log"), ["csv"]))
+    agent.learn(100, callback=[checkpoints, LogEveryNTimesteps(10), evaluation])
+    assert agent.num_timesteps == 30  # the threshold was reached at the first evaluation
+    assert (tmp_path / "eval" / "evaluations.npz").exists()
+    assert len(list((tmp_path / "checkpoints").glob("*.zip"))) == 3
+    assert same(JEPAAgent.load(tmp_path / "checkpoints" / "rl_model_30_steps"), agent)
+    agent.logger.close()
+    header = (tmp_path / "log" / "progress.csv").read_text().splitlines()[0]
+    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/total_timesteps", "train/prediction"} <= set(
+        header.split(",")
+    )
+
+
+def test_sb3s_episode_limit_stops_training(small):
+    agent = JEPAAgent(Target, **small).learn(100, callback=StopTrainingOnMaxEpisodes(max_episodes=3))
+    assert agent.num_timesteps == 30
+
+
+def test_a_function_is_a_callback_too_and_sees_sb3s_locals(small):
+    seen = []
+    JEPAAgent(Target, **small).learn(
+        12, callback=lambda local, _: seen.append((local["dones"], local["infos"])) or True
+    )
+    assert len(seen) == 12
+    assert seen[9][0].tolist() == [True]
+    assert seen[9][1][0]["episode"]["l"] == 10
+
+
+def test_it_learns_in_vector_environments_of_both_libraries(small):
+    first = JEPAAgent(make_vec_env(Target, 3), **small).learn(60)
+    second = JEPAAgent(gym.vector.SyncVectorEnv([Target] * 3), **small).learn(60)
+    for agent in (first, second):
+        assert agent.num_timesteps >= 60
+        assert agent.learner.updates >= 30
+        evaluate_policy(agent, make_vec_env(Target, 2), n_eval_episodes=2)
+
+
+def test_truncation_is_never_taken_for_termination(small):
+    for terminal in (False, True):
+        agent = JEPAAgent(lambda terminal=terminal: Target(terminal=terminal), **small).learn(40)
+        assert agent._require_training().store.arrays()["terminated"].any() == terminal
+
+
+def test_learning_goes_on_where_it_stopped(small):
+    agent = JEPAAgent(Target, **small).learn(15)
+    agent.learn(10, reset_num_timesteps=False)
+    assert agent.num_timesteps == 25
+    assert agent._require_training().store.episodes == 3  # the open episode was continued
+    agent.learn(5)
+    assert agent.num_timesteps == 5
+    assert agent._require_training().store.rows == 30
+
+
+def test_evaluating_in_a_shared_environment_does_not_corrupt_the_experience(small):
+    agent = JEPAAgent(Target(), **small).learn(15)
+    evaluate_policy(agent, agent.get_env(), n_eval_episodes=1, warn=False)
+    agent.learn(5, reset_num_timesteps=False)
+    assert agent._require_training().store.episodes == 3
+
+
+def test_the_same_seed_learns_the_same_and_another_does_not(small):
+    first, again, other = (JEPAAgent(Target, seed=seed, **small).learn(45) for seed in (3, 3, 4))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_user_code_on_global_generators_and_ours_do_not_disturb_each_other(small):
+    quiet = JEPAAgent(Target, **small).learn(45)
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.random.get_rng_state()
+    noisy = JEPAAgent(Target, **small).learn(45)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert same(quiet, noisy)
+
+
+def test_predict_takes_one_observation_or_many_and_carries_its_state(small):
+    agent = JEPAAgent(Target, **small).learn(30)
+    observations = np.random.default_rng(0).uniform(-1, 1, (3, 2)).astype(np.float32)
+    action, state = agent.predict(observations[0], deterministic=True)
+    assert action.shape == (2,)
+    batch, state = agent.predict(observations, deterministic=True)
+    assert batch.shape == (3, 2)
+    again, _ = agent.predict(observations, state, np.array([False, True, False]), deterministic=True)
+    assert again.shape == (3, 2)
+    np.testing.assert_array_equal(batch, agent.predict(observations, deterministic=True)[0])
+    with pytest.raises(SettingsError, match="belongs to 3 environments"):
+        agent.predict(observations[:2], state)
+
+
+def test_predictions_are_disturbed_only_when_not_deterministic(small):
+    agent = JEPAAgent(Target, planner="policy", **{**small, "planning": {}}).learn(30)
+    observation = np.zeros(2, np.float32)
+    calm, noisy = (agent.predict(observation, deterministic=kind)[0] for kind in (True, False))
+    assert not np.array_equal(calm, noisy)
+    np.testing.assert_array_equal(noisy, agent.predict(observation)[0])  # from the state's own seed
+
+
+def test_planners_are_swapped_by_name_without_training(small):
+    agent = JEPAAgent(Target, **small).learn(30)
+    before = weights(agent)
+    observations = np.zeros((2, 2), np.float32)
+    for name in ("policy", "random", "cem", "icem", "mppi", "gradient", "hybrid"):
+        view = agent.planning_with(name, budget=60)
+        assert view.planner.budget + 2 * view.planner.gradients <= 60
+        actions, _ = view.predict(observations, view.initial_state([1, 2]), deterministic=True)
+        assert agent.action_space.contains(actions[0].astype(np.float32))
+    assert all(torch.equal(before[name], value) for name, value in weights(agent).items())
+    with pytest.raises(UnknownNameError, match="icem"):
+        agent.planning_with("icme")
+
+
+def test_planners_that_do_not_fit_the_actions_are_refused(small):
+    with pytest.raises(UnsupportedSpaceError, match="categorical_cem"):
+        JEPAAgent(lambda: Target(spaces.Discrete(3)), planner="mppi", **small)
+
+
+def test_saved_agents_act_alike_and_go_on_learning(small, tmp_path):
+    agent = make_agent("jepa", Target, seed=2, **small).learn(30)
+    agent.save(tmp_path / "agent")
+    loaded = JEPAAgent.load(tmp_path / "agent", env=Target)
+    observations = np.random.default_rng(0).uniform(-1, 1, (4, 2)).astype(np.float32)
+    np.testing.assert_array_equal(
+        agent.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
+    )
+    assert loaded.num_timesteps == 30
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 60
+    assert JEPAAgent.load(tmp_path / "agent.zip").get_env() is None
+
+
+def test_an_agent_without_environment_cannot_learn(small, tmp_path):
+    JEPAAgent(Target, **small).save(tmp_path / "agent")
+    with pytest.raises(SettingsError, match="set_env"):
+        JEPAAgent.load(tmp_path / "agent").learn(10)
+
+
+def test_foreign_and_damaged_files_are_refused(small, tmp_path):
+    (tmp_path / "foreign.zip").write_bytes(b"PK not a zip")
+    with pytest.raises(CheckpointError):
+        JEPAAgent.load(tmp_path / "foreign")
+    make_agent("random", Target).save(tmp_path / "random")
+    with pytest.raises(CheckpointError, match="does not hold a JEPA agent"):
+        JEPAAgent.load(tmp_path / "random")
+
+
+def test_an_environment_of_other_spaces_is_refused(small):
+    agent = JEPAAgent(Target, **small)
+    with pytest.raises(SettingsError, match="made for"):
+        agent.set_env(lambda: Target(spaces.Discrete(2)))
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_checkpoint_continues_the_run_bit_for_bit(space, num_envs, small):
+    settings = {**small, "num_envs": num_envs}
+
+    def make() -> JEPAAgent:
+        return JEPAAgent(lambda: Target(space), seed=1, **settings)
+
+    unbroken = make().learn(34)
+    documents, tensors = unbroken.checkpoint()
+    unbroken.learn(30, reset_num_timesteps=False)
+    resumed = make()
+    assert resumed.restore(documents, tensors)
+    resumed.learn(30, reset_num_timesteps=False)
+    assert same(unbroken, resumed)
+
+
+def test_health_is_always_logged(small, tmp_path):
+    agent = JEPAAgent(Target, **small)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(120, log_interval=1)
+    agent.logger.close()
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    expected = {"spread_mean", "spread_min", "sigreg", "effective_rank", "open_loop_error_3", "no_change_error_3"}
+    assert {f"health/{name}" for name in expected} <= set(header)
+
+
+def test_misspelt_settings_name_the_nearest(small):
+    with pytest.raises(SettingsError, match="latent_dims"):
+        JEPAAgent(Target, model={"latent_dim": 8})
+    with pytest.raises(SettingsError, match="learning_starts"):
+        JEPAAgent(Target, learning_start=8)
+    with pytest.raises(SettingsError, match="exploration"):
+        JEPAAgent(Target, exploration=-1.0)
+    with pytest.raises(UnknownNameError, match="icem"):
+        JEPAAgent(Target, planner="iceem")
