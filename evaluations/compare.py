@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ from ..core.files import read_json, write_json
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .results import read_results
-from .settings import TrainSettings
+from .settings import TrainSettings, command_line
 from .stage import isolated_generators
 from .summary import Summary, summarise
 
@@ -105,7 +103,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     _check(waiting)
     before = _known(root)
     order = list(dict.fromkeys([*settings.agents, *before.get("agents", [])]))
-    command = _command_line() if waiting else before.get("command", _command_line())
+    command = command_line() if waiting else before.get("command", command_line())
     write_json(root / COMPARISON_FILE, {"settings": settings.to_dict(), "agents": order, "command": command})
     report = on_change or (lambda jobs, job: None)
     report(jobs, None)
@@ -148,10 +146,3 @@ def _known(root: Path) -> dict[str, Any]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _command_line() -> str:
-    """Return how this process was called."""
-    program = Path(sys.argv[0]).name
-    called = ["forethought"] if program in ("forethought", "__main__.py") else ["python", program]
-    return shlex.join([*called, *sys.argv[1:]])

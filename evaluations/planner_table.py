@@ -119,8 +119,6 @@ def evaluate_planners(
         seed: names the set of held-out episodes.
         horizon: planned steps; the agent's own by default.
         video: file to which each planner's first episode is recorded, the planner's name added to its stem.
-        horizon: planned model steps; the agent's own by default.
-        video: films each planner's first episode, in a file of this name with the planner's added.
         on_row: called with each row as it is known.
         options: passed on to :func:`~.evaluate.evaluate`.
 

@@ -170,14 +170,23 @@ def _provenance(summary: Summary, roots: Sequence[Path]) -> str:
             for run in runs
         ],
     )
-    settings = {run.variant: json.dumps(run.settings.to_dict(), indent=2) for run in runs}
+    settings = {
+        run.variant: json.dumps(run.settings.to_dict() | {"agent_settings": run.agent_settings}, indent=2)
+        for run in reversed(runs)  # the first of each stays
+    }
     parts = [page.code(commands), page.facts(facts), page.details(f"All {len(runs)} runs", page.table(listed))]
-    parts.append(page.details("Settings of each agent's first run", "".join(page.code([s]) for s in settings.values())))
+    parts.append(
+        page.details(
+            "Settings of each agent, as in its first run", "".join(page.code([s]) for s in reversed(settings.values()))
+        )
+    )
     return page.section("How it was made", parts)
 
 
 def _command(run: RunResult) -> str:
     s = run.settings
+    if "command" in run.manifest:
+        return str(run.manifest["command"])
     return f"forethought train {s.task} --agent {s.agent} --steps {s.steps} --seed {s.seed}"
 
 

@@ -50,9 +50,15 @@ class RunResult:
     random_return: float | None
 
     @property
+    def agent_settings(self) -> dict[str, Any]:
+        """All settings that the agent worked with, defaults included where the run has noted them."""
+        noted: dict[str, Any] = self.manifest.get("agent_settings", self.settings.agent_settings)
+        return noted
+
+    @property
     def variant(self) -> str:
         """What tells agents apart beside the seed: the agent's name and settings, as text that sorts."""
-        return json.dumps([self.settings.agent, self.settings.agent_settings], sort_keys=True)
+        return json.dumps([self.settings.agent, self.agent_settings], sort_keys=True)
 
     @property
     def name(self) -> str:

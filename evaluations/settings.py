@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,3 +88,11 @@ class TrainingResult:
     step: int
     return_mean: float | None
     resumable: bool
+
+
+def command_line() -> str:
+    """Return how this process was called, for whoever wants to repeat what it did."""
+    program = Path(sys.argv[0])
+    ours = "forethought" in (program.name, program.parent.name)  # the script, and python -m forethought
+    called = ["forethought"] if ours else ["python", program.name]
+    return shlex.join([*called, *sys.argv[1:]])

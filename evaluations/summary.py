@@ -215,8 +215,17 @@ def _agent(variant: str) -> str:
 
 
 def _label(variant: str, variants: Sequence[str]) -> str:
-    """Return the agent's name, followed by its settings where another variant has the same name."""
+    """Return the agent's name, followed, where others have the same name, by the settings in which they differ."""
     agent, settings = json.loads(variant)
-    if sum(_agent(other) == agent for other in variants) == 1:
-        return str(agent)
-    return f"{agent} ({', '.join(f'{key}={value}' for key, value in settings.items()) or 'defaults'})"
+    rivals = [_flat(json.loads(other)[1]) for other in variants if _agent(other) == agent]
+    differing = sorted({key for rival in rivals for key in rival if len({str(one.get(key)) for one in rivals}) > 1})
+    shown = [f"{key}={_flat(settings).get(key, 'default')}" for key in differing]
+    return f"{agent} ({', '.join(shown)})" if shown else str(agent)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -21,10 +21,11 @@ from ..agents.registry import agents
 from ..core.errors import RunFolderError
 from ..core.files import Archive
 from ..core.runs import Run
+from ..core.settings import Settings
 from .evaluate import Evaluation, evaluate
 from .milestones import PROGRESS_EVERY_S, Clock, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import bare_policy
-from .settings import Progress, TrainingResult, TrainSettings
+from .settings import Progress, TrainingResult, TrainSettings, command_line
 
 AGENT_FILE = "agent.zip"
 OnProgress = Callable[[Progress], None]
@@ -49,6 +50,7 @@ def train(
     with _threads(settings.threads):
         agent = _make_agent(settings, Path(folder))  # before the folder: what was misspelt leaves nothing behind
         with Run.create(folder, settings.to_dict()) as run:
+            run.note(command=command_line(), agent_settings=_resolved_settings(agent))
             session = _Session(run, settings, agent, on_progress)
             session.measure_random()
             return session.go()
@@ -227,6 +229,12 @@ def _make_agent(settings: TrainSettings, folder: Path) -> Any:
         tensorboard_log=str(folder / "tensorboard"),
         **settings.agent_settings,
     )
+
+
+def _resolved_settings(agent: Any) -> dict[str, Any]:
+    """Return all settings that the agent works with, defaults included."""
+    settings = getattr(agent, "settings", {})
+    return settings.to_dict() if isinstance(settings, Settings) else dict(settings)
 
 
 def _with_gaps(evaluation: Evaluation) -> np.ndarray:

@@ -71,7 +71,7 @@ def test_horizon_and_film_are_each_planner_s_own(tmp_path, countdown):
         agent, countdown, ["hybrid"], episodes=1, horizon=7, video=tmp_path / "film.gif", env_kwargs={"longest": 4}
     )
     assert agent.settings == {"horizon": 7}
-    assert [row.evaluation.video.name for row in table.rows] == ["film_policy.gif", "film_hybrid.gif"]
+    assert [row.evaluation.video.name for row in table.rows] == ["film-policy.gif", "film-hybrid.gif"]
 
 
 def test_planners_that_do_not_fit_or_break_stay_in_the_table_without_a_claim(countdown):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from forethought.core.errors import RunFolderError
 from forethought.core.files import write_json
+from forethought.core.runs import Run
 from forethought.evaluations import plots
 from forethought.evaluations.report import report
 from forethought.evaluations.results import read_results
@@ -114,6 +115,9 @@ def test_versions_settings_and_commands_are_on_the_page(comparison):
     assert "forethought train Task-v0 --agent jepa --steps 400 --seed 0" in text
     assert "gymnasium 1." in text
     assert "&quot;episodes&quot;: 2" in text
+    with Run.open(comparison / "Task-v0/jepa/seed_0") as run:
+        run.note(command="forethought train Task-v0 --planning.horizon 3")
+    assert "forethought train Task-v0 --planning.horizon 3" in report(comparison).html.read_text()
     write_json(comparison / "comparison.json", {"command": "forethought compare Task-v0", "agents": ["sac", "jepa"]})
     text = report(comparison).html.read_text()
     assert "<code>forethought compare Task-v0</code>" in text

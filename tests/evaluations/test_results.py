@@ -146,9 +146,18 @@ def test_agents_stand_in_the_order_of_the_comparison_the_random_one_last(make_ru
 
 
 def test_two_settings_of_one_agent_are_two_agents(make_run, tmp_path):
-    make_run("jepa", 0)
-    make_run.func(tmp_path / "other", "jepa", 0, agent_settings={"horizon": 9})
-    assert {cell.label for cell in summary_of(tmp_path).tasks[0].cells} == {"jepa (defaults)", "jepa (horizon=9)"}
+    make_run.func(tmp_path / "a", "jepa", 0, agent_settings={"planning": {"horizon": 9, "budget": 1}})
+    make_run.func(tmp_path / "b", "jepa", 0, agent_settings={"planning": {"horizon": 5, "budget": 1}})
+    labels = [cell.label for cell in summary_of(tmp_path).tasks[0].cells]
+    assert labels == ["jepa (planning.horizon=5)", "jepa (planning.horizon=9)"]
+
+
+def test_settings_asked_for_and_the_same_by_default_are_one_agent(make_run, tmp_path):
+    for seed, asked in enumerate(({}, {"horizon": 3})):
+        with Run.open(make_run(seed=seed, agent_settings=asked)) as run:
+            run.note(agent_settings={"horizon": 3})
+            run.set_status("finished")
+    assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
 
 
 def test_the_first_agent_is_compared_with_each_other_one(make_run, tmp_path):

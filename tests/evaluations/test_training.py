@@ -282,3 +282,6 @@ def test_the_config_is_plain_json(tmp_path, stub):
     train(settings(evaluations=1, agent_settings={"depth": 2}), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["agent_settings"] == {"depth": 2}
     assert stub.made[0].settings["depth"] == 2
+    manifest = Run.open(tmp_path / "run").manifest
+    assert manifest["agent_settings"]["depth"] == 2, "with defaults, as the agent knows them"
+    assert manifest["command"].startswith("python ")
