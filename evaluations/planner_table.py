@@ -18,6 +18,7 @@ from .tables import Table
 
 BARE_POLICY = "policy"
 PLANNERS = ("policy", "random", "cem", "icem", "mppi", "gradient", "hybrid")
+"""The table's usual rows; for discrete actions ``categorical_cem`` takes the place of most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ class PlannerTable:
 def evaluate_planners(
     agent: Any,
     env: EnvLike,
-    planners: Sequence[str] = PLANNERS,
+    planners: Sequence[str] | None = None,
     budget: int = 300,
     episodes: int = 10,
     seed: int = 0,
@@ -113,7 +114,8 @@ def evaluate_planners(
     Args:
         agent: has ``planning_with(name, budget=...)``, as JEPA agents do.
         env: see :func:`~.evaluate.evaluate`.
-        planners: registered names; those that do not support the action space are left out, and the table says so.
+        planners: registered names; of those that do not support the action space the table says so. By default all
+            of Forethought's own that support it.
         budget: evaluations a decision may cost, rows differentiated counting twice.
         episodes: number of held-out episodes.
         seed: names the set of held-out episodes.
@@ -130,7 +132,8 @@ def evaluate_planners(
         raise SettingsError(
             f"{type(agent).__name__} has no world model to plan in: the planner table needs a JEPA agent."
         )
-    names = list(dict.fromkeys([*([] if BARE_POLICY in planners else [BARE_POLICY]), *planners]))
+    asked = [*PLANNERS, "categorical_cem"] if planners is None else planners
+    names = list(dict.fromkeys([*([] if BARE_POLICY in asked else [BARE_POLICY]), *asked]))
     planning = {"budget": budget} | ({} if horizon is None else {"horizon": horizon})
     views = {name: _view(agent, name, planning) for name in names}  # all at once: a misspelt name fails before any work
 
@@ -141,6 +144,8 @@ def evaluate_planners(
     bare = play(BARE_POLICY)
     rows = []
     for name, view in views.items():
+        if view is None and planners is None:
+            continue
         if view is None:
             row = PlannerRow(name, None)
         elif name == BARE_POLICY:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forethought.core.errors import MissingExtraError, SettingsError
+from forethought.core.errors import EnvironmentFault, MissingExtraError, SettingsError
+from forethought.envs import make_env
 from forethought.evaluations import video
 from forethought.evaluations.evaluate import evaluate
 from forethought.evaluations.video import VideoRecorder
@@ -110,6 +111,17 @@ def test_an_environment_that_cannot_draw_is_evaluated_all_the_same(tmp_path, cou
     assert len(caught) == 1
     assert evaluation.video is None
     assert evaluation.terminated.all()
+
+
+def test_mujoco_is_filmed_small_without_a_display(tmp_path, constant_agent):
+    try:
+        make_env("Reacher-v5", render_mode="rgb_array").close()
+    except EnvironmentFault as fault:
+        pytest.skip(str(fault))
+    film = evaluate(constant_agent(), "Reacher-v5", episodes=1, max_steps=3, video=tmp_path / "a.gif").video
+    with Image.open(film) as picture:
+        assert picture.size == (320, 320)
+        assert len(np.unique(np.asarray(picture))) > 10, "something is to be seen"
 
 
 def test_no_warning_without_a_video(countdown, seeded_agent):
