@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import SettingsError, UnsupportedSpaceError, did_you_mean
 from ..core.registry import Registry
-from ..core.settings import Settings, check_names
+from ..core.settings import Settings, check_names, field_names
 from .noise import draw_noise
 from .search import Objective, Search
 from .spec import ActionSpec
@@ -27,7 +27,8 @@ class PlannerSettings(Settings):
 
     Attributes:
         presets: for each preset, the settings in which it differs from the defaults.
-        sizes: the settings that a budget is fitted with, the first as large as it allows.
+        sizes: the settings that a budget is fitted with, where there are such: the first as large as it allows, then
+            the next.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {}}
@@ -70,7 +71,7 @@ class PlannerSettings(Settings):
         wanted = {name: value for name, value in self.proportions(effort).items() if name not in fixed}
         fitted = self.replace(**wanted)
         for name in self.sizes:
-            if name not in fixed:
+            if name in field_names(type(self)) and name not in fixed:
                 fitted = fitted._largest(name, effort)
         if fitted.effort > effort:
             raise SettingsError(
@@ -107,8 +108,6 @@ class Planner(ABC):
     Settings: ClassVar[type[PlannerSettings]]
     searches: ClassVar[bool] = True
     """Whether it evaluates the warm start, and so is never worse; otherwise it only compares proposals."""
-    carried: int = 0
-    """How many elites K the planner carries from one plan to the next."""
 
     def __init__(self, spec: ActionSpec, horizon: int, settings: PlannerSettings | None = None) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
@@ -127,6 +126,11 @@ class Planner(ABC):
     def supports(cls, spec: ActionSpec) -> bool:
         """Whether it can plan the actions of ``spec``; continuous ones, unless a subclass says otherwise."""
         return not spec.discrete
+
+    @property
+    def carried(self) -> int:
+        """How many elites K are carried from one plan to the next."""
+        return 0
 
     @property
     def budget(self) -> int:
@@ -163,7 +167,8 @@ class Planner(ABC):
         Args:
             objective: maps candidates (B, N, H, A) to costs (B, N).
             state: from :meth:`initial_state`, or the last plan's, shifted by the steps executed since.
-            proposals: (B, P, H, A) further candidates, evaluated first; P is at most :attr:`max_proposals`.
+            proposals: (B, P, H, A) further candidates, evaluated first, as the nearest valid actions; P is at most
+                :attr:`max_proposals`.
             trace: record how the search goes.
 
         Returns:

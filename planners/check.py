@@ -307,6 +307,7 @@ def _trace_tells_the_search(planner: Planner) -> None:
 
 
 _PROMISES: dict[str, Callable[[Planner], None]] = {
+    "the host never waits for the device": _no_host_sync,
     "the returned cost is the objective at the returned actions": _cost_is_the_objective,
     "a plan is never worse than the warm start or the best proposal": _never_worse,
     "all actions are inside the bounds": _inside_the_bounds,
@@ -316,7 +317,6 @@ _PROMISES: dict[str, Callable[[Planner], None]] = {
     "candidates of non-finite cost are never chosen": _non_finite_is_never_chosen,
     "the unit of the cost does not matter": _scale_does_not_matter,
     "the budget is kept": _budget_is_kept,
-    "the host never waits for the device": _no_host_sync,
     "planning changes nothing that it is given": _pure,
     "the trace tells how the search went": _trace_tells_the_search,
 }

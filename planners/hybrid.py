@@ -13,6 +13,7 @@ from .base import Planner, PlannerSettings, register_planner
 from .icem import ICEM, ICEMSettings
 from .lbfgs import InverseHessian
 from .search import Search
+from .spec import ActionSpec
 
 _STEP_SIZES = (2.0, 1.0, 0.5, 0.2, 0.05)
 """Tried at once in every line search; 1 is the full quasi-Newton step."""
@@ -87,11 +88,15 @@ class Hybrid(Planner):
     Settings = HybridSettings
     settings: HybridSettings
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sampling = ICEM(self.spec, self.horizon, self.settings.sampling)
-        self._step_sizes = torch.tensor(_STEP_SIZES, device=self.spec.device)[:, None, None]
-        self.carried = self._sampling.carried
+    def __init__(self, spec: ActionSpec, horizon: int, settings: HybridSettings | None = None) -> None:
+        super().__init__(spec, horizon, settings)
+        self._sampling = ICEM(spec, horizon, self.settings.sampling)
+        self._step_sizes = torch.tensor(_STEP_SIZES, device=spec.device)[:, None, None]
+
+    @property
+    def carried(self) -> int:
+        """The elites of the sampling stage."""
+        return self._sampling.carried
 
     def search(self, search: Search) -> Tensor:
         """Sample, then descend; carry the sampling stage's elites to the next plan."""
@@ -120,7 +125,7 @@ class Hybrid(Planner):
         """Return the best of the points (B, S, H, A) along ``direction``, and (B, S) whether it went down."""
         strides = reach[:, :, None, None, None] * self._step_sizes * direction[:, :, None]
         trials = self.spec.clip(points[:, :, None] + strides)
-        lowest, index = search.evaluate(trials.flatten(1, 2)).view(*costs.shape, -1).min(2)
+        lowest, index = search.evaluate(trials.flatten(1, 2)).unflatten(1, (costs.shape[1], -1)).min(2)
         chosen = trials.gather(2, index[:, :, None, None, None].expand(-1, -1, 1, *points.shape[2:]))[:, :, 0]
         moved = lowest < costs
         return torch.where(moved[:, :, None, None], chosen, points), moved

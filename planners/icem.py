@@ -74,9 +74,10 @@ class ICEM(Planner):
     Settings = ICEMSettings
     settings: ICEMSettings
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.carried = self.settings.kept_elites
+    @property
+    def carried(self) -> int:
+        """The elites that stay."""
+        return self.settings.kept_elites
 
     def search(self, search: Search) -> Tensor:
         """Run the iterations; carry the best elites to the next plan."""

@@ -84,9 +84,9 @@ class MPPI(Planner):
 def boltzmann_weights(costs: Tensor, effective: float) -> Tensor:
     """Return weights exp(-cost / temperature), the temperature such that they are worth ``effective`` samples.
 
-    The effective sample size, (sum w)^2 / sum w^2, rises with the temperature, so it is bracketed: each of three
-    rounds tries 16 temperatures at once. Costs enter relative to their own spread, so multiplying all of them by a
-    power of two changes nothing.
+    The effective sample size, (sum w)^2 / sum w^2, rises with the temperature, so it is bracketed: two rounds try 16
+    temperatures at once, and the last bracket is interpolated. Costs enter relative to their own spread, so
+    multiplying all of them by a power of two changes nothing.
 
     Args:
         costs: (B, N), ``inf`` where a candidate is out of the question.
@@ -101,16 +101,20 @@ def boltzmann_weights(costs: Tensor, effective: float) -> Tensor:
     unit = lowest[:, -1:] - lowest[:, :1]
     unit = torch.where((unit > 0) & unit.isfinite(), unit, _span(excess))
     relative = (excess / unit)[:, None]
+    wanted = math.log(effective)
     steps = torch.linspace(0, 1, 16, device=costs.device)
     low = torch.full_like(unit, math.log(1e-2))
     high = torch.full_like(unit, math.log(1e3))
-    for _ in range(3):
+    for _ in range(2):
         grid = low + (high - low) * steps
         weights = torch.exp(-relative / grid.exp()[:, :, None])
-        size = weights.sum(-1).square() / weights.square().sum(-1)
-        above = (size < effective).sum(1, keepdim=True).clamp(1, len(steps) - 1)
+        # Where every cost is infinite there is no weight, and any temperature will do.
+        sizes = (weights.sum(2).square() / weights.square().sum(2)).nan_to_num(1.0).log()
+        above = (sizes < wanted).sum(1, keepdim=True).clamp(1, len(steps) - 1)
         low, high = grid.gather(1, above - 1), grid.gather(1, above)
-    return torch.exp(-relative[:, 0] / ((low + high) / 2).exp())
+    smaller, larger = sizes.gather(1, above - 1), sizes.gather(1, above)
+    part = ((wanted - smaller) / (larger - smaller).clamp(min=1e-6)).clamp(0, 1)
+    return torch.exp(-relative[:, 0] / (low + part * (high - low)).exp())
 
 
 def _span(excess: Tensor) -> Tensor:

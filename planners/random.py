@@ -17,7 +17,6 @@ class RandomSettings(PlannerSettings):
     """Settings of :class:`RandomShooting`."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 3000}}
-    sizes: ClassVar[tuple[str, ...]] = ("samples",)
 
     samples: Annotated[int, Range(ge=1)] = 300
     """Candidates, the warm start among them."""

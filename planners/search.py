@@ -51,7 +51,7 @@ class Search:
         self.proposals = 0
         if proposals is not None:
             # An entry that is not a number would poison every average that it enters.
-            finite = torch.where(proposals.isnan(), self.given, proposals)
+            finite = torch.where(proposals.isnan(), self.given, proposals.to(self.given.dtype))
             self.given = torch.cat([self.given, spec.project(finite)], 1)
             self.proposals = proposals.shape[1]
         self._objective = objective
@@ -86,7 +86,8 @@ class Search:
             if not costs.requires_grad:
                 raise ObjectiveError(
                     "The objective's costs do not depend differentiably on the actions, which a planner that follows "
-                    "gradients needs: remove no_grad and detach from it, or choose a planner that only samples."
+                    "gradients needs: remove no_grad, inference_mode and detach from it, or choose a planner that only "
+                    "samples."
                 )
             (gradients,) = torch.autograd.grad(costs, variables, (1 / self._scale).expand_as(costs))
         costs = self._record(actions.detach(), costs.detach())

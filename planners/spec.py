@@ -154,14 +154,18 @@ class ActionSpec:
     def decode(self, actions: Tensor) -> Tensor:
         """Return what the environment takes: (..., *shape), or (..., block, *shape) for a block above 1.
 
-        Categories become integers that respect the space's ``start``.
+        Categories become integers that respect the space's ``start``; quantities have the type of its bounds, and are
+        inside them even where float32 cannot hold these exactly.
         """
         from gymnasium import spaces
 
         lead = actions.shape[:-1] + ((self.block,) if self.block > 1 else ())
         if not self.discrete:
-            shape = (self.dims // self.block,) if self.space is None else self.space.shape or ()
-            return actions.reshape(*lead, *shape)
+            if self.space is None:
+                return actions.reshape(*lead, self.dims // self.block)
+            assert isinstance(self.space, spaces.Box)
+            low, high = (torch.as_tensor(side, device=actions.device) for side in (self.space.low, self.space.high))
+            return actions.reshape(*lead, *self.space.shape).to(low.dtype).clamp(low, high)
         choices = self.one_hots.choices(actions)
         shape = (choices.shape[-1] // self.block,) if self.space is None else self.space.shape or ()
         choices = choices.reshape(*lead, *shape)
@@ -178,15 +182,12 @@ class ActionSpec:
 def _box(
     space: gymnasium.spaces.Box, scale: float | Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return low, high and spread (dims,) in float32, rounded towards the inside of a finer type's bounds."""
-    exact_low, exact_high = (np.asarray(side, np.float64).ravel() for side in (space.low, space.high))
-    with np.errstate(over="ignore"):
-        low, high = exact_low.astype(np.float32), exact_high.astype(np.float32)
-    low = np.where(low < exact_low, np.nextafter(low, np.float32(np.inf)), low)
-    high = np.where(high > exact_high, np.nextafter(high, np.float32(-np.inf)), high)
-    low, high = np.minimum(low, exact_high.astype(np.float32)), np.maximum(high, low)  # no float32 in between
-    if not (exact_low <= exact_high).all():
+    """Return low, high and spread (dims,) in float32."""
+    low, high = (np.asarray(side, np.float64).ravel() for side in (space.low, space.high))
+    if not (low <= high).all():
         raise UnsupportedSpaceError(f"The action space {space} has bounds that are not low <= high.")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is as good as unbounded
+        low, high = low.astype(np.float32), high.astype(np.float32)
     unbounded = ~(np.isfinite(low) & np.isfinite(high))
     spread = high / 2 - low / 2
     if unbounded.any():

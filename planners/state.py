@@ -42,8 +42,8 @@ class PlanState:
 
         The warm start's last step is repeated at the end; the elites' ends are unknown.
         """
-        if isinstance(steps, int):
-            amount = torch.full((len(self), 1), steps, device=self.actions.device)
+        if isinstance(steps, int | np.integer):
+            amount = torch.full((len(self), 1), int(steps), device=self.actions.device)
         else:
             amount = torch.as_tensor(steps, device=self.actions.device).reshape(len(self), 1)
         last = self.actions.shape[1] - 1
