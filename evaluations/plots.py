@@ -52,7 +52,7 @@ def learning_curves(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -
 
     A solid line is the agent as it acts by default, a dashed one its bare actor; a run that is not finished is dotted.
     """
-    return _curves(task, colours(summary), "steps", "environment steps", 1.0, theme)
+    return _curves(task, colours(summary), _Axis("steps", "environment steps", "return on held-out episodes"), theme)
 
 
 def return_against_cpu(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -> Figure:
@@ -61,7 +61,15 @@ def return_against_cpu(summary: Summary, task: TaskSummary, theme: Theme = LIGHT
     unit, seconds = next(
         (unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * size or size == 1
     )
-    return _curves(task, colours(summary), "cpu_seconds", f"CPU time of training ({unit})", seconds, theme)
+    return _curves(
+        task,
+        colours(summary),
+        "cpu_seconds",
+        "return against CPU time",
+        f"CPU time of training ({unit})",
+        seconds,
+        theme,
+    )
 
 
 def overall_scores(summary: Summary, theme: Theme = LIGHT) -> Figure:
@@ -95,43 +103,51 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _curves(
-    task: TaskSummary, colour_of: dict[str, str], against: str, label: str, unit: float, theme: Theme
-) -> Figure:
-    figure = _figure(theme)
-    axes = figure.add_subplot()
-    _style(axes, theme, grid="y")
-    ends: list[_End] = []
-    for cell in task.cells:
-        colour = colour_of[cell.label]
-        curve = cell.curve(against)
-        if curve is None:
-            continue
-        actor = cell.curve(against, of="policy_returns")
-        if actor is not None:
-            ends.append(
-                _End(f"{cell.label}, bare actor", colour, _draw(axes, actor, unit, colour, theme, "--", band=False))
-            )
-        ends.append(_End(_named(cell), colour, _draw(axes, curve, unit, colour, theme, "-" if cell.finished else ":")))
-    if task.random_return is not None:
-        axes.axhline(task.random_return, color=theme.ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)))
-        ends.append(_End("acting at random", theme.ink, task.random_return))
-    axes.set_xlim(left=0)
-    _label_ends(axes, ends)
-    axes.set_xlabel(label)
-    axes.set_title(f"{task.task}  ·  return on held-out episodes", loc="left", color=theme.ink, fontsize=11, pad=12)
-    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:g}")
-    return figure
+@dataclass(frozen=True)
+class _Axis:
+    """Against what returns are drawn: an attribute of runs, in units of ``unit``."""
+
+    attribute: str
+    label: str
+    title: str
+    unit: float = 1.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _End:
     """The end of a line, which carries its name."""
 
     name: str
     colour: str
     value: float
+
+
+def _curves(task: TaskSummary, colour_of: dict[str, str], axis: _Axis, theme: Theme) -> Figure:
+    figure = _figure(theme)
+    axes = figure.add_subplot()
+    _style(axes, theme, grid="y")
+    ends: list[_End] = []
+    for cell in task.cells:
+        colour = colour_of[cell.label]
+        curve = cell.curve(axis.attribute)
+        if curve is None:
+            continue
+        actor = cell.curve(axis.attribute, of="policy_returns")
+        if actor is not None:
+            value = _draw(axes, actor, axis.unit, colour, theme, "--", band=False)
+            ends.append(_End(f"{cell.label}, bare actor", colour, value))
+        value = _draw(axes, curve, axis.unit, colour, theme, "-" if cell.finished else ":")
+        ends.append(_End(_named(cell), colour, value))
+    if task.random_return is not None:
+        axes.axhline(task.random_return, color=theme.ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)))
+        ends.append(_End("acting at random", theme.ink, task.random_return))
+    axes.set_xlim(left=0)
+    _label_ends(axes, ends)
+    axes.set_xlabel(axis.label)
+    axes.set_title(f"{task.task}  ·  {axis.title}", loc="left", color=theme.ink, fontsize=11, pad=12)
+    axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:g}")
+    return figure
 
 
 def _draw(axes: Axes, curve: Curve, unit: float, colour: str, theme: Theme, style: str, band: bool = True) -> float:

@@ -147,7 +147,7 @@ def _provenance(summary: Summary, roots: Sequence[Path]) -> str:
     versions = {
         f"{name} {version}" for start in starts for name, version in start.get("versions", {}).items() if version
     }
-    machines = {f"{start.get('platform')}, {start.get('threads', {}).get('cores')} cores" for start in starts}
+    machines = {f"{start.get('platform')}, {start.get('cores')} cores" for start in starts}
     commits = {
         f"{git['commit'][:12]}{', modified' if git['modified'] else ''}" for s in starts if (git := s.get("git"))
     }

@@ -93,6 +93,6 @@ class TrainingResult:
 def command_line() -> str:
     """Return how this process was called, for whoever wants to repeat what it did."""
     program = Path(sys.argv[0])
-    ours = "forethought" in (program.name, program.parent.name)  # the script, and python -m forethought
-    called = ["forethought"] if ours else ["python", program.name]
-    return shlex.join([*called, *sys.argv[1:]])
+    if "forethought" in (program.name, program.parent.name):  # the script, and python -m forethought
+        return shlex.join(["forethought", *sys.argv[1:]])
+    return shlex.join(["python", *sys.orig_argv[1:]])
