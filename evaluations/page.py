@@ -169,7 +169,8 @@ th:first-child, td:first-child { padding-left: 0; text-align: left; font-weight:
 tbody tr:last-child td { border-bottom: 0; }
 .note { margin: .5rem 0 0; color: var(--soft); font-size: .84rem; }
 pre { margin: .8rem 0; padding: .9rem 1.1rem; white-space: pre-wrap; overflow-wrap: anywhere;
-  background: var(--raised); border-radius: 8px; font: .85rem/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+  background: var(--raised); border-radius: 8px;
+  font: .85rem/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .4rem 1.4rem; margin: 1.2rem 0; font-size: .9rem; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }

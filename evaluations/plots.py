@@ -61,15 +61,8 @@ def return_against_cpu(summary: Summary, task: TaskSummary, theme: Theme = LIGHT
     unit, seconds = next(
         (unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * size or size == 1
     )
-    return _curves(
-        task,
-        colours(summary),
-        "cpu_seconds",
-        "return against CPU time",
-        f"CPU time of training ({unit})",
-        seconds,
-        theme,
-    )
+    axis = _Axis("cpu_seconds", f"CPU time of training ({unit})", "return against CPU time", seconds)
+    return _curves(task, colours(summary), axis, theme)
 
 
 def overall_scores(summary: Summary, theme: Theme = LIGHT) -> Figure:
