@@ -172,7 +172,7 @@ class Planner(ABC):
             trace: record how the search goes.
 
         Returns:
-            The plan, never worse than the warm start or the best proposal.
+            The plan, never worse than the best proposal or, where the planner :attr:`searches`, the warm start.
 
         Raises:
             SettingsError: a state or proposals of another shape than this planner's.

@@ -129,7 +129,8 @@ class ActionSpec:
     @property
     def rest(self) -> Tensor:
         """(A,) the action a plan starts from where nothing better is known: mid-range, or first categories."""
-        return self.project(torch.zeros_like(self.low)) if self.discrete else self.to_actions(self._center * 0)
+        zeros = torch.zeros_like(self.low)
+        return self.project(zeros) if self.discrete else self.to_actions(zeros)
 
     def project(self, actions: Tensor) -> Tensor:
         """Return the nearest valid actions (..., A): clamped to the bounds, or the largest entry of each group."""
