@@ -124,7 +124,7 @@ class Job:
         """Set the state by how the process ended, and leave word in the run's manifest where it could not."""
         assert self._process is not None
         code = self._process.wait()
-        if code in (0, 130):
+        if code in (0, 130, -signal.SIGTERM):  # SIGTERM as such: asked to stop before there was anything to save
             self.state = "finished" if code == 0 else "interrupted"
             return
         self.state = "failed"
