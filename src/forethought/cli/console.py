@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
+from rich.measure import Measurement
 
 if TYPE_CHECKING:
     from ..evaluations.tables import Table
 
+MIN_WIDTH = 24
+"""Fewest columns in which a sentence can be read."""
+
 
 def console(stderr: bool = False) -> Console:
     """Return a console on standard output or standard error, as it is now."""
-    return Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    target = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    if target.is_dumb_terminal:  # for which rich assumes 80 columns
+        target.size = ConsoleDimensions(*shutil.get_terminal_size())
+    return target
 
 
 def is_live(target: Console) -> bool:
@@ -24,22 +32,37 @@ def is_live(target: Console) -> bool:
 
 
 def print_table(table: Table) -> None:
-    """Print a table: fitted to a terminal, and as Markdown, which no width breaks, anywhere else."""
+    """Print a table: as Markdown, which no width breaks, in a pipe; row by row on a terminal too narrow for it."""
     target = console()
-    if target.is_terminal:
-        target.print(table.to_rich())
-    else:
+    if not target.is_terminal:
         print(table.to_markdown())
+        return
+    fitted = table.to_rich()
+    if Measurement.get(target, target.options.update(max_width=10_000), fitted).minimum <= target.width:
+        target.print(fitted)
+        return
+    target.print(table.title)
+    for first, *others in table.rows:
+        target.print(first)
+        for column, cell in zip(table.columns[1:], others, strict=True):
+            if cell:
+                target.print(f"  {column}: {cell}")
+    for note in table.notes:
+        target.print(note)
 
 
 def print_entries(title: str, entries: Sequence[tuple[str, str]]) -> None:
-    """Print names, each with a sentence; on a terminal, long sentences are broken beside the names."""
-    target, width = console(), max(len(name) for name, _ in entries) + 2
-    room = target.width - width - 2 if target.is_terminal else 0
+    """Print names, each with a sentence beside it, or below it on a terminal that has no room beside."""
+    target, indent = console(), max(len(name) for name, _ in entries) + 4
     print(title)
     for name, sentence in entries:
-        lines = textwrap.wrap(sentence, room, break_long_words=False) if room > 0 else [sentence]
-        print(f"  {name:{width}}" + f"\n{' ' * (width + 2)}".join(lines))
+        if not target.is_terminal:
+            print(f"  {name:{indent - 4}}  {sentence}")
+        elif target.width - indent < MIN_WIDTH:
+            print("\n".join([f"  {name}", *textwrap.wrap(sentence, target.width - 4)]).replace("\n", "\n    "))
+        else:
+            lines = textwrap.wrap(sentence, target.width - indent)
+            print(f"  {name:{indent - 4}}  " + f"\n{' ' * indent}".join(lines))
 
 
 def duration(seconds: float) -> str:

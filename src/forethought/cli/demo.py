@@ -29,8 +29,10 @@ class DemoOptions(Settings):
     """Environment steps of each agent."""
     evaluations: Annotated[int, Range(ge=1)] = 5
     """Evaluations of each agent, evenly spread."""
-    episodes: Annotated[int, Range(ge=1)] = 5
+    episodes: Annotated[int, Range(ge=1)] = 3
     """Held-out episodes per evaluation and planner."""
+    budget: Annotated[int, Range(ge=1)] = 128
+    """Evaluations + 2 x gradients that each planner may spend on a decision."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         summary = compare(settings, options.out, view)
     folder = options.out / TASK / "jepa" / "seed_0"
     print_summary(summary)
-    _swap_planners(folder, options.episodes)
+    _swap_planners(folder, options)
     written = report(options.out)
     places = [("report", written.html), *(("plot", plot) for plot in written.plots)]
     places += [("film", film) for film in sorted(options.out.rglob("videos/*.*"))]
@@ -63,13 +65,13 @@ def run(arguments: Sequence[str]) -> int:
     return _judge(folder, options.out)
 
 
-def _swap_planners(folder: Path, episodes: int) -> None:
+def _swap_planners(folder: Path, options: DemoOptions) -> None:
     """Let the trained agent act by one planner after another, and print and keep the table."""
     from ..evaluations.planner_table import PLANNERS, evaluate_planners
     from ..evaluations.training import load_trained
 
     agent, trained = load_trained(folder)
-    table = evaluate_planners(agent, TASK, PLANNERS, episodes=episodes, seed=trained.evaluation_seed)
+    table = evaluate_planners(agent, TASK, PLANNERS, options.budget, options.episodes, trained.evaluation_seed)
     table.save(folder / "planners.json")
     print_table(table.table())
 

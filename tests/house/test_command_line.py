@@ -1,0 +1,217 @@
+"""The commands do what they say, can be stopped and continued, and read well wherever they print."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from forethought.core.runs import Run
+
+COMMAND = [sys.executable, "-m", "forethought"]
+HINT = re.compile(r"^Go on with: forethought (.+)$", re.MULTILINE)
+
+
+def test_version_and_help_answer(forethought):
+    assert forethought("--version").out.startswith("forethought ")
+    text = forethought("--help").out
+    assert all(name in text for name in ("train", "evaluate", "compare", "report", "list", "doctor"))
+    assert forethought().code == 2
+
+
+def test_list_explains_each_name_in_a_line(forethought):
+    outcome = forethought("list")
+    assert outcome.code == 0
+    lines = [line.split(maxsplit=1) for line in outcome.out.splitlines() if line.startswith("  ")]
+    assert {"icem", "mppi", "policy", "jepa", "sac", "InvertedPendulum-v5"} <= {name for name, _ in lines}
+    assert all(len(sentence) > 20 for _, sentence in lines)
+
+
+def test_list_marks_agents_whose_extra_is_missing(forethought, monkeypatch):
+    from importlib.util import find_spec
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "sb3_contrib" else find_spec(name))
+    lines = {line.split()[0]: line for line in forethought("list", "agents").out.splitlines() if line}
+    assert "pip install 'forethought[contrib]'" in lines["tqc"]
+    assert "pip install" not in lines["sac"]
+
+
+def test_doctor_reports_versions_devices_rendering_and_extras(forethought):
+    outcome = forethought("doctor")
+    assert all(word in outcome.out for word in ("torch", "mujoco", "cpu", "Rendering", "contrib", "video"))
+
+
+def test_doctor_examines_an_environment(forethought):
+    outcome = forethought("doctor", "CartPole-v1", "--steps", 50)
+    assert outcome.code == 0
+    assert "exact resume" in outcome.out
+    assert "FAIL" not in outcome.out
+
+
+def test_every_setting_of_the_agent_is_an_option(forethought):
+    text = forethought("train", "--help").out
+    assert all(option in text for option in ("--model.latent-dims", "--behaviour.discount", "--planning.planner"))
+
+
+def test_options_reach_the_run_and_its_config(trained):
+    config = Run.open(trained).config
+    assert (config["task"], config["agent"], config["steps"]) == ("Pendulum-v1", "jepa", 60)
+    assert config["agent_settings"]["model"]["latent_dims"] == 8
+    assert config["agent_settings"]["planning"]["budget"] == 20
+
+
+def test_a_baseline_takes_its_settings_by_name(forethought, tmp_path):
+    folder = tmp_path / "a run"
+    arguments = ["--agent", "sac", "--set", "learning_rate=1e-3", "--set", "learning-starts=20", "--out", folder]
+    outcome = forethought("train", "Pendulum-v1", "--steps", 30, "--evaluations", 1, "--episodes", 1, *arguments)
+    assert outcome.code == 0, outcome.err
+    assert Run.open(folder).config["agent_settings"] == {"learning_rate": 1e-3, "learning_starts": 20}
+    assert shlex.quote(str(folder)) in outcome.out
+
+
+def test_without_a_terminal_training_prints_plain_lines(forethought, tmp_path, quick):
+    outcome = forethought("train", "Pendulum-v1", "--out", tmp_path / "run", *quick)
+    assert outcome.code == 0
+    assert "step 60/60" in outcome.err
+    assert "return" in outcome.err
+    assert "\x1b" not in outcome.err + outcome.out
+
+
+def test_evaluate_plays_the_agent_as_it_acts_by_itself(forethought, trained, tmp_path):
+    film = tmp_path / "film.gif"
+    outcome = forethought("evaluate", trained, "--episodes", 1, "--video", film)
+    assert outcome.code == 0, outcome.err
+    assert "return" in outcome.out
+    assert film.read_bytes().startswith(b"GIF8")
+
+
+def test_evaluate_swaps_planners_and_keeps_the_table_with_the_run(forethought, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    outcome = forethought("evaluate", folder, "--planners", "policy,random,icem", "--budget", 20, "--episodes", 2)
+    assert outcome.code == 0, outcome.err
+    names = [line.split("|")[1].strip() for line in outcome.out.splitlines() if line.startswith("|")]
+    assert names[2:] == ["policy", "random", "icem"]
+    kept = json.loads((folder / "planners.json").read_text())
+    assert [row["planner"] for row in kept["rows"]] == ["policy", "random", "icem"]
+
+
+def test_an_agent_file_alone_gives_the_same_returns_as_its_run(forethought, trained):
+    whole = forethought("evaluate", trained, "--episodes", 2, "--seed", 3)
+    alone = forethought("evaluate", trained / "agent.zip", "--task", "Pendulum-v1", "--episodes", 2, "--seed", 3)
+    assert whole.out.split(",")[0] == alone.out.split(",")[0]
+
+
+def test_report_writes_a_page_about_a_run(forethought, trained, tmp_path):
+    outcome = forethought("report", trained, "--out", tmp_path / "report")
+    assert outcome.code == 0, outcome.err
+    assert "Pendulum-v1" in (tmp_path / "report" / "report.html").read_text()
+
+
+def _start(*arguments: object) -> subprocess.Popen[str]:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _stop(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
+    """Send a signal once the training steps, and return the exit code and what was printed."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step "):
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err, err
+    return process.returncode, out
+
+
+def test_ctrl_c_and_sigterm_save_and_tell_how_to_resume(tmp_path, quick):
+    folder = tmp_path / "a run"
+    code, out = _stop(_start("train", "Pendulum-v1", "--out", folder, *quick, "--steps", 100_000), signal.SIGINT)
+    assert code == 130
+    stopped_at = Run.open(folder).latest_checkpoint().documents["agent"]["num_timesteps"]
+    hint = HINT.search(out)
+    assert hint, out
+    code, out = _stop(_start(*shlex.split(hint[1])), signal.SIGTERM)
+    assert code == 143
+    assert HINT.search(out)
+    run = Run.open(folder)
+    assert run.latest_checkpoint().documents["agent"]["num_timesteps"] > stopped_at
+    assert run.status == "interrupted"
+    assert run.manifest["resume"] == "exact"
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    with _start("list") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def _on_a_terminal(arguments: list[object], columns: int, **environment: str) -> str:
+    """Run a command on a terminal of that width, and return what it shows; it must succeed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    inherited = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR", "COLUMNS")}
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**inherited, "TERM": "xterm-256color", **environment},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # how Linux says that the other end was closed
+        pass
+    os.close(ours)
+    assert process.wait(30) == 0, shown.decode()
+    return shown.decode()
+
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9)\d[;m]")
+
+
+def test_forty_columns_are_enough(trained):
+    shown = _on_a_terminal(["list"], 40)
+    assert max(len(line) for line in shown.splitlines()) <= 40
+    table = ESCAPES.sub("", _on_a_terminal(["evaluate", trained, "--planners", "cem", "--episodes", 1], 40))
+    assert re.search(r"gain over policy: -?\d", table)
+    assert "…" not in table
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"CI": "true"}])
+def test_a_dumb_terminal_or_a_log_gets_lines_that_stay(tmp_path, quick, environment):
+    shown = _on_a_terminal(["train", "Pendulum-v1", "--out", tmp_path / "run", *quick], 80, **environment)
+    assert "step 60/60" in shown
+    assert "\x1b[2K" not in shown, "it redraws"
+
+
+def test_a_terminal_gets_a_display_that_redraws_itself(tmp_path, quick):
+    shown = _on_a_terminal(["train", "Pendulum-v1", "--out", tmp_path / "run", *quick], 80)
+    assert "\x1b[2K" in shown
+    assert "steps/s" in shown
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--help"], ["evaluate", "{run}", "--planners", "cem", "--episodes", "1"]]
+)
+def test_no_color_is_respected(trained, command):
+    arguments = [argument.format(run=trained) for argument in command]
+    assert not COLOURS.search(_on_a_terminal(arguments, 80, NO_COLOR="1"))
