@@ -77,15 +77,16 @@ class OnlineTraining:
                 {"self": agent, "infos": infos, "rewards": rewards, "dones": dones, "total_timesteps": until}
                 | {"actions": actions, "new_obs": transition.observations, "env": agent.get_env}
             )
-            if not callback.on_step():
-                return
-            if self.steps >= settings.learning_starts:
+            go_on = callback.on_step()
+            if self.steps >= settings.learning_starts:  # even if this was the last step, so that resuming is exact
                 self.owed += taken * settings.updates_per_step
                 self.learn(int(self.owed))
                 self.owed -= int(self.owed)
             if log_interval and self.episodes_done >= last_logged + log_interval:
                 last_logged = self.episodes_done
                 agent.dump_logs()
+            if not go_on:
+                break
         callback.on_rollout_end()
 
     def _act(self) -> np.ndarray:

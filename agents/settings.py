@@ -18,7 +18,7 @@ class PlanningSettings(Settings):
     """Planner by name; "auto" is icem for continuous actions and categorical_cem for discrete ones."""
     horizon: Annotated[int, Range(ge=1)] = 3
     """Planned model steps."""
-    budget: Annotated[int, Range(ge=1)] | None = 128
+    budget: Annotated[int, Range(ge=1)] | None = 64
     """Largest evaluations + 2 x gradients per decision; none for the planner's preset."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """The planner's preset."""
@@ -48,7 +48,7 @@ class JEPAAgentSettings(Settings):
     """Full effort: how predict acts, and evaluation with it."""
     acting: PlanningSettings = field(default_factory=_bare_actor)
     """Cheap effort: how actions are chosen while training; the bare actor by default."""
-    learning_starts: Annotated[int, Range(ge=1)] = 1000
+    learning_starts: Annotated[int, Range(ge=1)] = 2500
     """Environment steps of uniformly random actions before learning starts."""
     exploration: Annotated[float, Range(ge=0)] = 0.2
     """Afterwards: standard deviation of the noise on continuous actions in [-1, 1], probability of a random

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from forethought.core.clip import Clip
 from forethought.core.errors import SettingsError
+from forethought.envs import EpisodeStore, make_env, make_environments
 from forethought.world_model import (
     JEPA,
     JEPASettings,
@@ -38,17 +40,17 @@ def make_model(seed: int = 0, **settings) -> JEPA:
     return model
 
 
-def recorded_clips(count: int, seed: int) -> Clip:
-    """Clips of a damped, noisily driven oscillator seen through a random linear map: six dimensions of two states."""
-    generator = torch.Generator().manual_seed(seed)
-    state = torch.randn(count, 2, generator=generator)
-    see = torch.randn(2, 4, generator=torch.Generator().manual_seed(99))
-    actions = torch.rand(count, 3, 2, generator=generator) * 2 - 1
-    observed = [state @ see]
-    for step in range(3):
-        state = state @ torch.tensor([[0.95, -0.3], [0.3, 0.95]]) + 0.3 * actions[:, step]
-        observed.append(state @ see)
-    return Clip(torch.stack(observed, 1), actions, torch.zeros(count, 3), torch.zeros(count, 3), torch.ones(count, 3))
+@pytest.fixture(scope="module")
+def recorded() -> EpisodeStore:
+    """250 short episodes of a randomly driven pendulum."""
+    environments = make_environments(lambda: make_env("Pendulum-v1", max_episode_steps=12), seed=0)
+    store, rng = EpisodeStore(3, 1), np.random.default_rng(0)
+    store.begin(environments.reset())
+    for _ in range(3000):
+        actions = environments.action_codec.sample(rng, 1)
+        store.append(actions, environments.step(actions))
+    environments.close()
+    return store
 
 
 def test_imagining_is_stepping_repeatedly():
@@ -201,19 +203,20 @@ def test_config_rebuilds_a_model_of_the_same_shape():
 
 
 @pytest.mark.parametrize("regularize", ["nothing", "latent"])
-def test_the_point_of_the_method(regularize):
+def test_the_point_of_the_method(regularize, recorded):
     """Gradient through both sides, no reward: without SIGReg the latent collapses, with it it is a unit Gaussian."""
     torch.manual_seed(0)
     settings = JEPASettings(
-        latent_dims=2, hidden=32, heads=False, target="both", regularize=regularize, regularizer_weight=1.0
+        latent_dims=3, hidden=32, heads=False, target="both", regularize=regularize, regularizer_weight=1.0
     )
-    model = JEPA(4, 2, settings)
-    model.normalizer.update(recorded_clips(1000, seed=1000).observations[:, 0])
+    model, rng = JEPA(3, 1, settings), np.random.default_rng(1)
+    train, rest = slice(0, 2400), slice(2400, None)
+    model.normalizer.update(torch.from_numpy(recorded.arrays()["observations"][train]))
     learner = Learner(model, LearnerSettings(learning_rate=3e-3))
-    held_out = recorded_clips(256, seed=1001)
+    held_out = recorded.sample(256, model.clip_spec, np.random.default_rng(2), rest)
     start = measure_health(model, held_out, torch.Generator().manual_seed(0))
-    for seed in range(400):
-        learner.update(recorded_clips(128, seed))
+    for _ in range(600):
+        learner.update(recorded.sample(128, model.clip_spec, rng, train))
     end = measure_health(model, held_out, torch.Generator().manual_seed(0))
     alarm = collapse_alarm(end, held_out.batch)
     if regularize == "nothing":
