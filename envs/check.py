@@ -166,6 +166,10 @@ def _resume(factory: Factory, steps: int = 50) -> str:
 
 
 def _rendering(name: str) -> str:
+    plain = make_env(name)
+    plain.close()
+    if "rgb_array" not in plain.metadata.get("render_modes", []):
+        return "it offers no images, which only films need."
     env = make_env(name, render_mode="rgb_array")
     try:
         env.reset(seed=_SEED)

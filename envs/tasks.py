@@ -99,6 +99,8 @@ def _from_gymnasium(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
         _import_registrations(module, name)
     elif not environment.strip() or (environment not in gym.registry and not _well_formed(environment)):
         raise _unknown(name)
+    if kwargs.get("render_mode") is None:
+        kwargs.pop("render_mode", None)  # an environment that draws nothing need not know the word
     # The passive checker only warns, during the first step; `forethought doctor` runs the thorough one.
     kwargs.setdefault("disable_env_checker", True)
     return gym.make(environment, **kwargs)

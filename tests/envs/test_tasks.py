@@ -96,3 +96,16 @@ def test_a_module_in_the_current_folder_brings_its_environment(tmp_path: Path) -
     finished = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert finished.stdout == "Mine-v0 False\n", finished.stderr
     assert "EnvironmentFault: broken:Mine-v0 could not be built: ModuleNotFoundError" in finished.stderr
+
+
+def test_an_environment_that_draws_nothing_need_not_know_render_mode() -> None:
+    class Blind(gym.Env[Any, Any]):
+        """Has no constructor."""
+
+        observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    gym.register("Blind-v0", Blind)
+    try:
+        assert make_env("Blind-v0").render_mode is None
+    finally:
+        del gym.registry["Blind-v0"]

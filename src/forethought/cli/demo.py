@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     places = [("report", written.html), *(("plot", plot) for plot in written.plots)]
     places += [("film", film) for film in sorted(options.out.rglob("videos/*.*"))]
     print_entries("Look at", [(what, str(path)) for what, path in places])
-    return _judge(folder, options.out)
+    return judge(folder, options.out)
 
 
 def _swap_planners(folder: Path, options: DemoOptions) -> None:
@@ -76,7 +76,8 @@ def _swap_planners(folder: Path, options: DemoOptions) -> None:
     print_table(table.table())
 
 
-def _judge(folder: Path, out: Path) -> int:
+def judge(folder: Path, out: Path) -> int:
+    """Say whether the agent of a run acts far better than at random; return the exit code."""
     from ..evaluations.results import read_run
 
     result = read_run(folder)

@@ -70,7 +70,7 @@ class TrainWithKeywords:
 
 def run(arguments: Sequence[str]) -> int:
     """Train, or resume."""
-    options = _parse(arguments)
+    options = read_options(arguments)
     training = options.training
     with TrainingProgress() as progress:
         if training.resume is not None:
@@ -89,7 +89,8 @@ def run(arguments: Sequence[str]) -> int:
     return _conclude(result)
 
 
-def _parse(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWithKeywords:
+def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWithKeywords:
+    """Parse the arguments; which options there are depends on the agent."""
     from ..agents.registry import agents
 
     name = _agent_name(arguments)
