@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..core.clip import Clip
 from ..core.seeding import torch_generator
 from ..core.settings import Range, Settings
-from ..world_model.learner import apply_gradients
+from ..world_model import Optimization
 from .actor import CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
 
@@ -86,14 +86,12 @@ class Behaviour(nn.Module):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("target_reward_scale", torch.ones(()))
-        self.generator = torch_generator(seed, "behaviour")
-        self.updates = 0
-        self.skipped = 0
-        self.optimizer = torch.optim.AdamW(
+        self.optimization = Optimization(
             [*self.actor.parameters(), *self.critic.parameters()],
-            lr=s.learning_rate,
-            weight_decay=s.weight_decay,
-            fused=True,
+            s.learning_rate,
+            s.weight_decay,
+            s.gradient_clip,
+            torch_generator(seed, "behaviour"),
         )
 
     def value(self, latents: Tensor) -> Tensor:
@@ -119,7 +117,7 @@ class Behaviour(nn.Module):
         Returns:
             Scalars by name, detached.
         """
-        if self.updates % self.settings.target_refresh == 0:
+        if self.optimization.updates % self.settings.target_refresh == 0:
             self._refresh_targets(mean_reward_size)
         first = latents[:, 0]
         targets = self._targets(clip, latents)
@@ -131,10 +129,7 @@ class Behaviour(nn.Module):
 
         gain, saturation = self.actor.objective(first, frozen)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        (critic_loss + actor_loss).backward()
-        self.skipped += not apply_gradients(self.optimizer, self.settings.gradient_clip)
-        self.updates += 1
+        self.optimization.step(critic_loss + actor_loss)
         return {
             "critic": critic_loss.detach(),
             "actor": actor_loss.detach(),
@@ -155,7 +150,7 @@ class Behaviour(nn.Module):
         rows = torch.arange(clip.batch, device=latents.device)
         alive = 1 - clip.terminated[rows, taken - 1]
         last = latents[rows, taken]
-        noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.generator).to(last)
+        noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.optimization.generator).to(last)
         bootstrap = self.target_actor.expected_value(last, self.target_critic, noise, self.settings.smoothing)
         value = bootstrap.amin(0) * self.target_reward_scale
         return (rewards + alive * self.settings.discount**taken * value) / self.reward_scale
@@ -165,18 +160,3 @@ class Behaviour(nn.Module):
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_reward_scale.copy_(self.reward_scale)
         self.reward_scale.fill_(max(mean_reward_size, 1e-8))
-
-    def state(self) -> dict[str, Any]:
-        """Return what continues learning beside the weights: optimiser, generator, counters."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "updates": self.updates,
-            "skipped": self.skipped,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`'s output."""
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would share the tensors
-        self.generator.set_state(state["generator"])
-        self.updates, self.skipped = int(state["updates"]), int(state["skipped"])

@@ -31,16 +31,16 @@ from .online import OnlineTraining
 from .policy import PlanningPolicy
 from .registry import register_agent
 from .settings import JEPAAgentSettings, PlanningSettings
+from .surface import SB3Surface
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecEnv
 
 KIND = "jepa-agent"
 
 
 @register_agent("jepa")
-class JEPAAgent:
+class JEPAAgent(SB3Surface):
     """Model-based: learns a JEPA world model online and plans in it by any registered planner.
 
     Args:
@@ -75,10 +75,8 @@ class JEPAAgent:
         self.settings = JEPAAgentSettings.from_dict(settings)
         if planner is not None:
             self.settings = self.settings.replace(planning=self.settings.planning.replace(planner=planner))
-        self.seed, self.verbose, self.tensorboard_log = int(seed), verbose, tensorboard_log
+        super().__init__(seed, verbose, tensorboard_log)
         self.device = _choose_device(device)
-        self.num_timesteps = 0
-        self._logger: Logger | None = None
         self._training: OnlineTraining | None = None
         self._env_source: Any = None
         self._vec_env: VecEnv | None = None
@@ -188,38 +186,18 @@ class JEPAAgent:
             reset_num_timesteps: count from zero and begin fresh episodes; what was learned and stored stays.
             progress_bar: show one (needs tqdm).
         """
-        from stable_baselines3.common.utils import configure_logger
-
-        from .sb3 import prepare_callback
-
         training = self._require_training()
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        until = total_timesteps + self.num_timesteps
-        if self._logger is None:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
-        self._started = (time.monotonic(), self.num_timesteps)
-        if reset_num_timesteps or training.control is None or getattr(self._vec_env, "disturbed", False):
+        disturbed = getattr(self._vec_env, "disturbed", False)
+        if reset_num_timesteps or disturbed or training.control is None:
             training.begin()
             self._vec_env = None
-        prepared = prepare_callback(callback, self, progress_bar)
-        prepared.on_training_start({"self": self, "total_timesteps": until}, {})
+        until, prepared = self._set_up_learning(
+            total_timesteps, callback, tb_log_name, reset_num_timesteps, progress_bar
+        )
+        self._started = (time.monotonic(), self.num_timesteps)
         training.run(until, prepared, log_interval)
         prepared.on_training_end()
         return self
-
-    @property
-    def logger(self) -> Logger:
-        """SB3's logger; one that writes nowhere until ``learn`` or ``set_logger``."""
-        if self._logger is None:
-            from stable_baselines3.common.logger import Logger
-
-            return Logger(folder=None, output_formats=[])
-        return self._logger
-
-    def set_logger(self, logger: Logger) -> None:
-        """Log to ``logger`` from now on."""
-        self._logger = logger
 
     def dump_logs(self) -> None:
         """Write what was recorded since the last time, with SB3's keys."""
@@ -230,32 +208,27 @@ class JEPAAgent:
         record("time/episodes", training.episodes_done, exclude="tensorboard")
         record("time/fps", int((self.num_timesteps - at_start) / elapsed))
         record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        if training.episodes:
-            record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in training.episodes])))
-            record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in training.episodes])))
         for name, value in training.metrics.items():
             record(f"train/{name}", float(value))
-        record("train/n_updates", self.learner.updates, exclude="tensorboard")
-        record("train/skipped_updates", self.learner.skipped + self.behaviour.skipped, exclude="tensorboard")
+        record("train/n_updates", self.learner.optimization.updates, exclude="tensorboard")
+        record(
+            "train/skipped_updates",
+            self.learner.optimization.skipped + self.behaviour.optimization.skipped,
+            exclude="tensorboard",
+        )
         record("env/faults", training.environments.faults, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
+        self._dump(training.episodes)
 
     # Environments
 
     def set_env(self, env: Any) -> None:
         """Learn in ``env`` from now on; its spaces must be those the agent was made for."""
         environments = make_environments(env, self.settings.num_envs, self.stream("environments"))
-        if hasattr(self, "observation_space") and (
-            environments.observation_space != self.observation_space or environments.action_space != self.action_space
-        ):
-            environments.close()
-            raise SettingsError(
-                f"The environment observes {environments.observation_space} and acts in {environments.action_space}; "
-                f"this agent was made for {self.observation_space} and {self.action_space}."
-            )
-        if not hasattr(self, "observation_space"):
-            self._adopt_spaces(environments.observation_space, environments.action_space)
+        spaces = environments.observation_space, environments.action_space
+        if hasattr(self, "observation_space"):
+            self._require_same_spaces(*spaces)
+        else:
+            self._adopt_spaces(*spaces)
         if self._training is not None:
             self._training.environments.close()
             self._training = None
@@ -273,9 +246,6 @@ class JEPAAgent:
 
             self._vec_env = as_vec_env(self._env_source, self._environments)
         return self._vec_env
-
-    def get_vec_normalize_env(self) -> None:
-        """Return ``None``: observation statistics travel with the world model, not with the environment."""
 
     def _require_training(self) -> OnlineTraining:
         if self._env_source is None:
@@ -336,8 +306,8 @@ class JEPAAgent:
         return self._require_training().load_state(state)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-        learner, learner_tensors = flatten_tree(self.learner.state())
-        behaviour, behaviour_tensors = flatten_tree(self.behaviour.state())
+        learner, learner_tensors = flatten_tree(self.learner.optimization.state())
+        behaviour, behaviour_tensors = flatten_tree(self.behaviour.optimization.state())
         agent = {
             "kind": KIND,
             "settings": self.settings.to_dict(),
@@ -357,9 +327,9 @@ class JEPAAgent:
         try:
             self.model.load_state_dict(dict(tensors["model"]))
             self.behaviour.load_state_dict(dict(tensors["behaviour"]))
-            self.learner.load_state(unflatten_tree(documents["learner"], dict(tensors["learner"])))
+            self.learner.optimization.load_state(unflatten_tree(documents["learner"], dict(tensors["learner"])))
             behaviour = unflatten_tree(documents["behaviour_learner"], dict(tensors["behaviour_learner"]))
-            self.behaviour.load_state(behaviour)
+            self.behaviour.optimization.load_state(behaviour)
             self.num_timesteps = int(documents["agent"]["num_timesteps"])
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"The file does not fit this agent: {error}.") from error

@@ -18,10 +18,10 @@ from ..core.seeding import numpy_generator
 from ..envs import ActionCodec, ObservationCodec
 from ..envs.space_documents import describe_space, restore_space
 from .registry import register_agent
+from .surface import SB3Surface
 from .training_env import build_vec_env
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecEnv
 
 KIND = "random-agent"
@@ -45,7 +45,7 @@ class RandomState:
 
 
 @register_agent("random")
-class RandomAgent:
+class RandomAgent(SB3Surface):
     """Uniformly random actions; learns nothing, on any space.
 
     Args:
@@ -69,11 +69,9 @@ class RandomAgent:
     ) -> None:
         if settings:
             raise SettingsError(f"The random agent has no settings, so none is called {next(iter(settings))!r}.")
-        self.seed, self.verbose, self.tensorboard_log = int(seed), verbose, tensorboard_log
-        self.num_timesteps = 0
+        super().__init__(seed, verbose, tensorboard_log)
         self._episodes: deque[dict[str, float]] = deque(maxlen=100)
         self._generator = numpy_generator(self.seed, "actions")
-        self._logger: Logger | None = None
         self._env: VecEnv | None = None
         if env is None and _spaces is None:
             raise SettingsError("An agent needs an environment: make_agent('random', 'HalfCheetah-v5').")
@@ -127,19 +125,11 @@ class RandomAgent:
         progress_bar: bool = False,
     ) -> Self:
         """Act at random for ``total_timesteps`` environment steps, with callbacks and log as if it were learning."""
-        from stable_baselines3.common.utils import configure_logger
-
-        from .sb3 import prepare_callback
-
         if self._env is None:
             raise SettingsError("This agent has no environment to act in: call set_env(env), or load(path, env=env).")
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        until = total_timesteps + self.num_timesteps
-        if self._logger is None:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
-        prepared = prepare_callback(callback, self, progress_bar)
-        prepared.on_training_start({"self": self, "total_timesteps": until, "tb_log_name": tb_log_name}, {})
+        until, prepared = self._set_up_learning(
+            total_timesteps, callback, tb_log_name, reset_num_timesteps, progress_bar
+        )
         prepared.on_rollout_start()
         self._episodes.clear()
         unlogged, batch = 0, self._env.num_envs
@@ -163,45 +153,21 @@ class RandomAgent:
         prepared.on_training_end()
         return self
 
-    @property
-    def logger(self) -> Logger:
-        """SB3's logger; one that writes nowhere until ``learn`` or ``set_logger``."""
-        if self._logger is None:
-            from stable_baselines3.common.logger import Logger
-
-            return Logger(folder=None, output_formats=[])
-        return self._logger
-
-    def set_logger(self, logger: Logger) -> None:
-        """Log to ``logger`` from now on."""
-        self._logger = logger
-
     def dump_logs(self) -> None:
         """Write returns and lengths of the last hundred episodes, with SB3's keys."""
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        if self._episodes:
-            self.logger.record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in self._episodes])))
-            self.logger.record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in self._episodes])))
-        self.logger.dump(step=self.num_timesteps)
+        self._dump(self._episodes)
 
     def get_env(self) -> VecEnv | None:
         """Return the environments, or ``None``."""
         return self._env
 
-    def get_vec_normalize_env(self) -> None:
-        """Return ``None``: ``VecNormalize`` is refused."""
-
     def set_env(self, env: Any) -> None:
         """Act in ``env`` from now on; its spaces must be those that the agent was made for."""
         vec_env = build_vec_env(env)
-        given = vec_env.observation_space, vec_env.action_space
-        if not hasattr(self, "action_space"):
-            self._adopt_spaces(*given)
-        elif given != (self.observation_space, self.action_space):
-            raise SettingsError(
-                f"The environment observes {given[0]} and acts in {given[1]}; this agent was made for "
-                f"{self.observation_space} and {self.action_space}."
-            )
+        if hasattr(self, "action_space"):
+            self._require_same_spaces(vec_env.observation_space, vec_env.action_space)
+        else:
+            self._adopt_spaces(vec_env.observation_space, vec_env.action_space)
         vec_env.seed(self.seed % 2**31)
         self._env = vec_env
 

@@ -5,6 +5,7 @@ from .health import collapse_alarm, measure_health
 from .jepa import JEPA, JEPASettings, Losses
 from .learner import Learner, LearnerSettings
 from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
+from .optimization import Optimization
 from .sigreg import SIGReg, effective_rank, unit_directions
 from .state import Imagination, LatentState, Step
 
@@ -14,6 +15,7 @@ __all__ = [
     "Losses",
     "Learner",
     "LearnerSettings",
+    "Optimization",
     "LatentState",
     "Step",
     "Imagination",

@@ -151,7 +151,7 @@ def test_a_non_finite_loss_changes_no_weight_and_is_counted():
     clip = make_clip()
     clip.rewards[0, 0] = torch.nan
     learner.update(clip)
-    assert learner.skipped == 1
+    assert learner.optimization.skipped == 1
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -175,11 +175,11 @@ def test_a_learner_continues_from_its_state_bit_for_bit():
         learner = Learner(model, seed=1)
         for seed in range(6):
             if split and seed == 3:
-                weights, state = model.state_dict(), learner.state()
+                weights, state = model.state_dict(), learner.optimization.state()
                 model = make_model(seed=5)
                 model.load_state_dict(weights)
                 learner = Learner(model, seed=7)
-                learner.load_state(state)
+                learner.optimization.load_state(state)
             learner.update(make_clip(seed=seed))
         return model.state_dict()
 

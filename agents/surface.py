@@ -1,0 +1,83 @@
+"""What all our own agents share of Stable-Baselines3's surface: learn's prologue, the logger, the log's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from ..core.errors import SettingsError
+from .sb3 import prepare_callback
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import Logger
+
+
+class SB3Surface:
+    """Base of agents that speak Stable-Baselines3 without being one of its algorithms.
+
+    Attributes:
+        seed: of every random stream.
+        verbose: 0 for silence, 1 for SB3's table of metrics.
+        tensorboard_log: folder for TensorBoard events, or ``None``.
+        num_timesteps: environment steps taken.
+        observation_space, action_space: native, of a single environment.
+    """
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    def __init__(self, seed: int, verbose: int, tensorboard_log: str | None) -> None:
+        self.seed, self.verbose, self.tensorboard_log = int(seed), verbose, tensorboard_log
+        self.num_timesteps = 0
+        self._logger: Logger | None = None
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger; one that writes nowhere until ``learn`` or ``set_logger``."""
+        if self._logger is None:
+            from stable_baselines3.common.logger import Logger
+
+            return Logger(folder=None, output_formats=[])
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Log to ``logger`` from now on."""
+        self._logger = logger
+
+    def get_vec_normalize_env(self) -> None:
+        """Return ``None``: our agents refuse ``VecNormalize``, whose statistics would not travel with them."""
+
+    def _set_up_learning(
+        self, total_timesteps: int, callback: Any, tb_log_name: str, reset_num_timesteps: bool, progress_bar: bool
+    ) -> tuple[int, BaseCallback]:
+        """Return the step at which to stop and the callback, told that training starts, as SB3's ``learn`` does."""
+        from stable_baselines3.common.utils import configure_logger
+
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        until = total_timesteps + self.num_timesteps
+        if self._logger is None:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        prepared = prepare_callback(callback, self, progress_bar)
+        prepared.on_training_start({"self": self, "total_timesteps": until, "tb_log_name": tb_log_name}, {})
+        return until, prepared
+
+    def _dump(self, episodes: Iterable[Mapping[str, float]]) -> None:
+        """Write what was recorded, with the mean return and length of ``episodes``."""
+        episodes = list(episodes)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if episodes:
+            self.logger.record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in episodes])))
+            self.logger.record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in episodes])))
+        self.logger.dump(step=self.num_timesteps)
+
+    def _require_same_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        if (observation_space, action_space) != (self.observation_space, self.action_space):
+            raise SettingsError(
+                f"The environment observes {observation_space} and acts in {action_space}; this agent was made for "
+                f"{self.observation_space} and {self.action_space}."
+            )
