@@ -44,6 +44,13 @@ class DeterministicActor(nn.Module):
         """Return actions (..., A) disturbed by ``amount`` times standard normal ``noise`` (..., A)."""
         return (self(latents) + amount * noise).clamp(-1, 1)
 
+    def surprise(self, latents: Tensor, actions: Tensor, amount: float) -> Tensor:
+        """Return how much less likely (...) ``actions`` (..., A) are than the preferred ones, in nats.
+
+        The likelihood is that of exploring by ``amount`` (above 0): a Gaussian around the preferred action.
+        """
+        return 0.5 * ((actions - self(latents)) / amount).square().sum(-1)
+
     def objective(self, latents: Tensor, critic: StateActionValue) -> tuple[Tensor, Tensor]:
         """Return what to maximise (B,) and a penalty (B,) that keeps the squashing away from saturation."""
         before = self.pre_activation(latents)
@@ -97,6 +104,15 @@ class CategoricalActor(nn.Module):
             choice = (mixed.clamp(min=1e-9).log() - (-uniform.log()).log()).argmax(-1)
             sampled.append(F.one_hot(choice, logits.shape[-1]))
         return torch.cat(sampled, -1).to(latents.dtype)
+
+    def surprise(self, latents: Tensor, actions: Tensor, amount: float) -> Tensor:
+        """Return how much less likely (...) ``actions`` (..., A) are than the preferred ones, in nats."""
+        nats = []
+        for logits, chosen in zip(
+            self.layers(latents).split(self.groups, -1), actions.split(self.groups, -1), strict=True
+        ):
+            nats.append(logits.amax(-1) - (logits * chosen).sum(-1))
+        return torch.stack(nats).sum(0)
 
     def log_probabilities(self, latents: Tensor) -> Tensor:
         """Return the log-probabilities (..., K), normalised, of the K joint actions."""

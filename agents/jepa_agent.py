@@ -142,8 +142,20 @@ class JEPAAgent(SB3Surface):
     def _policy(self, planning: PlanningSettings, own: Mapping[str, Any] | None = None) -> PlanningPolicy:
         planner = self._planner(planning, own or {})
 
+        behaviour, noise = self.behaviour, planning.proposal_noise
+
+        def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+            surprise = behaviour.actor.surprise(latents, actions, noise)
+            return planning.prior_weight * behaviour.reward_scale * surprise
+
         def objective(state: LatentState) -> RewardObjective:
-            return RewardObjective(self.model, state, self.behaviour.value, self.settings.behaviour.discount)
+            return RewardObjective(
+                self.model,
+                state,
+                behaviour.value,
+                self.settings.behaviour.discount,
+                deviation if planning.prior_weight else None,
+            )
 
         controller = Controller(
             self.model,

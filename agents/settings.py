@@ -24,8 +24,11 @@ class PlanningSettings(Settings):
     """The planner's preset."""
     proposals: Annotated[int, Range(ge=0)] = 16
     """Plans that the actor proposes: one that follows it exactly, the others disturbed."""
-    proposal_noise: Annotated[float, Range(ge=0)] = 0.2
-    """How much the other proposals are disturbed."""
+    proposal_noise: Annotated[float, Range(gt=0)] = 0.2
+    """How much the other proposals are disturbed (standard deviation in [-1, 1]; probability of another choice)."""
+    prior_weight: Annotated[float, Range(ge=0)] = 0.3
+    """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
+    actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
     execute: Annotated[int, Range(ge=1)] = 1
     """Model steps of a plan that are executed before planning anew."""
 

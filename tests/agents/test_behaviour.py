@@ -152,3 +152,21 @@ def test_sampling_actions_follows_the_policy_mixed_with_uniform_choices():
     frequencies = actor.explore(latents, noise, 0.3).mean(0)
     expected = 0.7 * torch.tensor([2.0, 0.0, -1.0]).softmax(0) + 0.1
     torch.testing.assert_close(frequencies, expected, atol=0.02, rtol=0)
+
+
+def test_surprise_is_the_loss_of_log_likelihood_against_the_preferred_action():
+    behaviour = make_behaviour()
+    latents = torch.randn(5, 4)
+    preferred = behaviour.actor(latents)
+    actions = preferred + torch.tensor([0.1, -0.2])
+    gaussian = torch.distributions.Normal(preferred, 0.25)
+    lost = (gaussian.log_prob(preferred) - gaussian.log_prob(actions)).sum(-1)
+    torch.testing.assert_close(behaviour.actor.surprise(latents, actions, 0.25), lost)
+
+    actor = CategoricalActor(4, (3, 2), 8, entropy=0.0)
+    torch.nn.init.normal_(actor.layers[-1].weight)
+    chosen = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]).expand(5, 5)
+    parts = [part.log_softmax(-1) for part in actor.layers(latents).split((3, 2), -1)]
+    lost = sum(part.amax(-1) - part[:, index] for part, index in zip(parts, (1, 0), strict=True))
+    torch.testing.assert_close(actor.surprise(latents, chosen, 0.2), lost)
+    assert torch.equal(actor.surprise(latents, actor(latents), 0.2), torch.zeros(5))

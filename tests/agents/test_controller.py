@@ -49,6 +49,17 @@ def test_the_objective_is_minus_reward_plus_value_masked_after_termination():
     assert maybe.item() == pytest.approx(-(1 + 0.5 * 0.5 * 2 + 0.25 * 0.5 * 4))
 
 
+def test_leaving_the_actor_costs_at_every_step_that_is_lived_to_see():
+    state, actions = LatentState(torch.zeros(1, 1)), torch.full((1, 1, 3, 2), 7.0)
+
+    def deviation(latents, actions):
+        return 10 * latents[..., 0] + actions[..., 0]  # the latents before each step are 0, 1, 2
+
+    model = ScriptedModel([1.0, 2.0, 4.0], [1.0, 0.5, 1.0])
+    cost = RewardObjective(model, state, None, 0.5, deviation)(actions)
+    assert cost.item() == pytest.approx(-((1 - 7) + 0.5 * (2 - 17) + 0.25 * 0.5 * (4 - 27)))
+
+
 def test_a_model_without_rewards_cannot_be_planned_in_by_reward():
     model = JEPA(3, 2, JEPASettings(latent_dims=4, hidden=8, heads=False))
     with pytest.raises(SettingsError, match="heads=True"):
