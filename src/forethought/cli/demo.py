@@ -67,10 +67,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _swap_planners(folder: Path, options: DemoOptions) -> None:
     """Let the trained agent act by one planner after another, and print and keep the table."""
+    import torch
+
     from ..evaluations.planner_table import PLANNERS, evaluate_planners
     from ..evaluations.training import load_trained
 
     agent, trained = load_trained(folder)
+    torch.set_num_threads(trained.threads)
     table = evaluate_planners(agent, TASK, PLANNERS, options.budget, options.episodes, trained.evaluation_seed)
     table.save(folder / "planners.json")
     print_table(table.table())
