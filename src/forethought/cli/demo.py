@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from ..core.settings import Range, Settings
-from .console import console, is_live, print_entries, print_table
+from .console import console, is_live, print_entries
 from .options import parse
 
 TASK = "InvertedPendulum-v5"
@@ -66,17 +66,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _swap_planners(folder: Path, options: DemoOptions) -> None:
-    """Let the trained agent act by one planner after another, and print and keep the table."""
+    """Let the trained agent act by one planner after another, and keep the table for the report."""
     import torch
 
-    from ..evaluations.planner_table import PLANNERS, evaluate_planners
+    from ..evaluations.planner_table import PLANNERS
     from ..evaluations.training import load_trained
+    from .evaluate import swap_planners
 
     agent, trained = load_trained(folder)
     torch.set_num_threads(trained.threads)
-    table = evaluate_planners(agent, TASK, PLANNERS, options.budget, options.episodes, trained.evaluation_seed)
-    table.save(folder / "planners.json")
-    print_table(table.table())
+    how = {"budget": options.budget, "episodes": options.episodes, "seed": trained.evaluation_seed}
+    swap_planners(agent, TASK, PLANNERS, **how).save(folder / "planners.json")
 
 
 def judge(folder: Path, out: Path) -> int:

@@ -59,8 +59,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{task}: {evaluation}")
         video = evaluation.video
     else:
-        table = _swap_planners(options, agent, task, seed, play)
-        print_table(table.table())
+        planners = names(options.planners, "--planners")
+        how = {"budget": options.budget, "horizon": options.horizon, "episodes": options.episodes, "seed": seed}
+        table = swap_planners(agent, task, planners, **how, **play)
         if options.run.is_dir():
             table.save(options.run / "planners.json")
         video = next((row.evaluation.video for row in table.rows if row.evaluation), None)
@@ -99,18 +100,29 @@ def _load_file(path: Path) -> Any:
     return agents.get(kind.removesuffix("-agent")).load(path)
 
 
-def _swap_planners(options: EvaluateOptions, agent: Any, task: str, seed: int, play: dict[str, Any]) -> PlannerTable:
+def swap_planners(agent: Any, task: str, planners: Sequence[str], **how: Any) -> PlannerTable:
+    """Evaluate ``agent`` by each of ``planners``, tell on standard error how it goes, and print the table.
+
+    Args:
+        agent: has a world model to plan in.
+        task: where it acts.
+        planners: registered names.
+        how: passed on to :func:`~forethought.evaluations.planner_table.evaluate_planners`.
+    """
     from ..evaluations.planner_table import evaluate_planners
 
-    planners = names(options.planners or "", "--planners")
     target = console(stderr=True)
-    live = is_live(target)
-    with target.status("Evaluating") if live else nullcontext():
+    live, done = is_live(target), 0
+    with target.status("Evaluating") if live else nullcontext() as status:
 
         def tell(row: PlannerRow) -> None:
-            if not live:
+            nonlocal done
+            done += 1
+            if status is not None:
+                status.update(f"Evaluating: {done} planners done")
+            else:
                 print(f"{row.name}: {row.evaluation or 'not for these actions'}", file=sys.stderr)
 
-        return evaluate_planners(
-            agent, task, planners, options.budget, options.episodes, seed, horizon=options.horizon, on_row=tell, **play
-        )
+        table = evaluate_planners(agent, task, planners, on_row=tell, **how)
+    print_table(table.table())
+    return table
