@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,6 +42,16 @@ class PlanningPolicy:
     def planner(self) -> Planner:
         """The planner that acts."""
         return self.controller.planner
+
+    @property
+    def observation_space(self) -> gym.Space[Any]:
+        """The native observations that it was made for."""
+        return self.observation_codec.space
+
+    @property
+    def action_space(self) -> gym.Space[Any]:
+        """The native actions that it was made for."""
+        return self.action_codec.space
 
     def initial_state(self, seeds: Sequence[int] | NDArray[np.int64]) -> ControllerState:
         """Return the state of environments that begin an episode, one per seed."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import EnvironmentFault, SettingsError
 from .video import VideoRecorder
 
 
@@ -45,17 +47,27 @@ class Episode:
     observation: Any = None
 
     def start(self) -> None:
-        """Reset the environment."""
-        self.observation, _ = self.env.reset(seed=self.seed)
+        """Reset the environment.
+
+        Raises:
+            EnvironmentFault: it raises.
+        """
+        with self._blamed():
+            self.observation, _ = self.env.reset(seed=self.seed)
         self.faulty = self.done = not _is_finite(self.observation)
         self._watch()
 
     def step(self, action: Any) -> None:
-        """Take one step; MuJoCo would hide an action that is not finite, so it never gets there."""
+        """Take one step; MuJoCo would hide an action that is not finite, so it never gets there.
+
+        Raises:
+            EnvironmentFault: the environment raises.
+        """
         if not _is_finite(action):
             self.faulty = self.done = True
             return
-        self.observation, reward, terminated, truncated, _ = self.env.step(action)
+        with self._blamed():
+            self.observation, reward, terminated, truncated, _ = self.env.step(action)
         self.length += 1
         self._watch()
         if not (_is_finite(reward) and _is_finite(self.observation)):
@@ -65,6 +77,17 @@ class Episode:
         self.terminated = bool(terminated)
         self.cut = self.length >= self.limit and not (terminated or truncated)
         self.done = bool(terminated or truncated) or self.cut
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Say which environment failed, in which episode and when."""
+        try:
+            yield
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{self.env}, held-out episode with seed {self.seed}, failed after {self.length} steps: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _watch(self) -> None:
         if self.recorder is not None:
@@ -94,6 +117,7 @@ class Play:
 
     def run(self, episodes: Sequence[Episode]) -> None:
         """Play all ``episodes`` to their ends, dropping each from the batch as it finishes."""
+        _check_spaces(self.agent, episodes[0].env)
         for episode in episodes:
             episode.start()
         running = [episode for episode in episodes if not episode.done]
@@ -123,6 +147,17 @@ class Play:
         self.calls += 1
         self.decisions += len(episodes)
         return actions, state
+
+
+def _check_spaces(agent: Any, env: gym.Env[Any, Any]) -> None:
+    """Refuse an agent that was made for other spaces; bounds may differ, and an agent that has no spaces may try."""
+    for kind in ("observation", "action"):
+        made_for, found = getattr(agent, f"{kind}_space", None), getattr(env, f"{kind}_space")
+        boxes = isinstance(made_for, gym.spaces.Box) and isinstance(found, gym.spaces.Box)
+        if made_for is not None and (made_for.shape != found.shape if boxes else made_for != found):
+            raise SettingsError(
+                f"The agent was made for {kind}s in {made_for}, and {env} has {found}: it cannot act there."
+            )
 
 
 def _stack(observations: list[Any]) -> Any:

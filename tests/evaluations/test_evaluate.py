@@ -12,7 +12,7 @@ import torch
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from forethought.core.errors import SettingsError
+from forethought.core.errors import EnvironmentFault, SettingsError
 from forethought.evaluations import stage
 from forethought.evaluations.evaluate import evaluate
 
@@ -195,3 +195,22 @@ def test_settings_out_of_range_are_named(countdown, seeded_agent, setting):
 def test_a_vector_of_environments_is_refused_with_the_reason(seeded_agent):
     with pytest.raises(SettingsError, match="its own batch"):
         evaluate(seeded_agent, gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")]))
+
+
+def test_an_agent_made_for_other_spaces_is_refused(countdown, constant_agent):
+    agent = constant_agent()
+    agent.action_space = gym.spaces.Discrete(3)
+    with pytest.raises(SettingsError, match=r"actions in Discrete\(3\).*Box\(-1.0, 1.0, \(2,\)"):
+        evaluate(agent, countdown, episodes=1)
+    agent.action_space = gym.spaces.Box(-5, 5, (2,))
+    assert evaluate(agent, countdown, episodes=1).lengths.size == 1
+
+
+@pytest.mark.parametrize("method", ["reset", "step"])
+def test_an_environment_that_raises_is_named(countdown, constant_agent, monkeypatch, method):
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("the gearbox broke")
+
+    monkeypatch.setattr(countdown, method, fail)
+    with pytest.raises(EnvironmentFault, match=r"Countdown.*failed after 0 steps: RuntimeError: the gearbox"):
+        evaluate(constant_agent(), countdown, episodes=1)

@@ -189,6 +189,12 @@ def test_a_file_that_is_no_sound_agent_is_refused_without_executing_anything(for
     assert not marker.exists()
 
 
+def test_an_agent_is_not_sent_where_it_cannot_act(forethought, trained):
+    outcome = forethought("evaluate", trained, "--task", "CartPole-v1", "--planners", "cem")
+    assert outcome.is_one_sentence_about("made for", "cannot act there"), outcome
+    assert forethought("evaluate", trained, "--task", "CartPole-v1").is_one_sentence_about("made for")
+
+
 def test_a_run_in_use_is_left_alone(forethought, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     run = Run.open(folder)

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ForethoughtError as error:
-        print(f"forethought: {error}", file=sys.stderr)
+        sentence = " ".join(str(error).split())  # wide spaces describe themselves in several lines
+        print(f"forethought: {sentence}", file=sys.stderr)
         return USAGE_ERROR
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
