@@ -17,6 +17,7 @@ from ..evaluations.compare import CompareSettings, compare
 from ..evaluations.summary import Summary
 from ..evaluations.views import ComparisonView
 from .console import console, is_live, print_table
+from .main import INTERRUPTED
 from .options import assignment, parse
 
 
@@ -40,8 +41,12 @@ def run(arguments: Sequence[str]) -> int:
     shared = {name: getattr(options, name) for name in field_names(CompareSettings)}
     settings = CompareSettings(**shared | {"agent_settings": _by_agent(options.set)})
     target = console(stderr=True)
-    with ComparisonView(target, is_live(target)) as view:
-        summary = compare(settings, options.out, view)
+    try:
+        with ComparisonView(target, is_live(target)) as view:
+            summary = compare(settings, options.out, view)
+    except KeyboardInterrupt:
+        print("Stopped; each run has saved what it has. The same command goes on from there.")
+        return INTERRUPTED
     print_summary(summary)
     folder = shlex.quote(str(options.out))
     print(f"The runs are in {folder}; a page with plots and films: forethought report {folder}")
