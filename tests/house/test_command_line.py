@@ -151,6 +151,24 @@ def test_ctrl_c_and_sigterm_save_and_tell_how_to_resume(tmp_path, quick):
     assert run.manifest["resume"] == "exact"
 
 
+def test_a_stopped_comparison_says_how_to_go_on(forethought, monkeypatch, tmp_path):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forethought.cli.compare.compare", stopped)
+    outcome = forethought("compare", "--tasks", "Pendulum-v1", "--out", tmp_path / "runs")
+    assert outcome.code == 130
+    assert "The same command goes on" in outcome.out
+
+
+def test_a_comparison_runs_and_prints_its_tables(forethought, tmp_path):
+    short = ["--steps", 40, "--evaluations", 1, "--episodes", 1, "--seeds", 1, "--out", tmp_path / "runs"]
+    outcome = forethought("compare", "--tasks", "CartPole-v1", "--agents", "random", *short)
+    assert outcome.code == 0, outcome.err
+    assert "**CartPole-v1 at 40 steps**" in outcome.out
+    assert "a single seed" in outcome.out
+
+
 def test_a_reader_that_stops_reading_is_no_error():
     with _start("list") as process:
         assert process.stdout is not None
