@@ -41,6 +41,9 @@ class OnlineTraining:
         self.exploration = numpy_generator(agent.seed, "exploration")
         self.sampling = numpy_generator(agent.seed, "sampling")
         self.control: ControllerState | None = None
+        # Fewer rows than this may hold no complete block, of which clips are cut.
+        self._fewest_rows = 4 * agent.settings.model.block * environments.num_envs
+        self._warm_up = max(agent.settings.learning_starts, self._fewest_rows)
         self.steps = 0
         self.owed = 0.0
         self.frontier = 0
@@ -78,7 +81,7 @@ class OnlineTraining:
                 | {"actions": actions, "new_obs": transition.observations, "env": agent.get_env}
             )
             go_on = callback.on_step()
-            if self.steps >= settings.learning_starts:  # even if this was the last step, so that resuming is exact
+            if self.steps >= self._warm_up:  # even if this was the last step, so that resuming is exact
                 self.owed += taken * settings.updates_per_step
                 self.learn(int(self.owed))
                 self.owed -= int(self.owed)
@@ -90,7 +93,7 @@ class OnlineTraining:
         callback.on_rollout_end()
 
     def _act(self) -> np.ndarray:
-        if self.steps < self.agent.settings.learning_starts:
+        if self.steps < self._warm_up:
             return self.environments.action_codec.sample(self.exploration, self.environments.num_envs)
         assert self.control is not None
         policy, environments = self.agent.acting_policy, self.environments
@@ -121,7 +124,8 @@ class OnlineTraining:
         They wait at most ``health_interval`` steps, and at most a tenth of all.
         """
         rows = self.store.rows
-        if self.frontier and rows - self.frontier < min(self.agent.settings.health_interval, max(rows // 10, 2)):
+        waiting = max(min(self.agent.settings.health_interval, rows // 10), self._fewest_rows)
+        if self.frontier and rows - self.frontier < waiting:
             return
         if self.frontier:
             self._check_health(slice(self.frontier, rows))

@@ -67,6 +67,14 @@ def test_every_supported_observation_space_is_learned_from(observation_space, sm
     assert env.action_space.contains(action)
 
 
+@pytest.mark.parametrize("action_space", [ACTION_SPACES[0], ACTION_SPACES[4]], ids=str)
+def test_model_steps_may_span_several_environment_steps(action_space, small):
+    small["model"]["block"] = 2
+    agent = JEPAAgent(lambda: Target(action_space), **small, num_envs=2).learn(60)
+    assert agent.model.action_dims == 2 * agent.action_codec.dims
+    evaluate_policy(agent, DummyVecEnv([lambda: Monitor(Target(action_space))] * 2), n_eval_episodes=2)
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
