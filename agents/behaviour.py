@@ -42,9 +42,8 @@ class BehaviourSettings(Settings):
     """AdamW's decoupled weight decay."""
     gradient_clip: Annotated[float, Range(gt=0)] = 20.0
     """Largest norm of the whole gradient."""
-    target_refresh: Annotated[int, Range(ge=1)] = 100
-    """Updates between two refreshes of the target copies. Values reach back ``unroll`` steps per refresh, so rare
-    refreshes keep tasks with long horizons waiting."""
+    target_refresh: Annotated[int, Range(ge=1)] = 250
+    """Updates between two refreshes of the target copies."""
     smoothing: Annotated[float, Range(ge=0)] = 0.2
     """Spread of the noise on target actions (continuous actions)."""
     saturation_penalty: Annotated[float, Range(ge=0)] = 1e-3

@@ -132,7 +132,8 @@ class Controller:
             state: from :meth:`initial_state` or the last call.
             observations: (B, O).
             reset: (B,) where a new episode begins: warm start and plan being executed are forgotten.
-            explore: disturb the actions by this much, from each environment's own seed; ``None`` for not at all.
+            explore: disturb the actions by this much, from each environment's own seed; ``None`` for not at all. A
+                planner that does not search explores as its actor does, any other around what it planned.
 
         Returns:
             ``(actions (B, a), state)``.
@@ -144,12 +145,12 @@ class Controller:
         if len(observed):
             state = self._observe(state, observations, reset, observed)
         due = np.flatnonzero(left == 0)
+        proposing = explore is not None and self.actor is not None and not self.planner.searches
         if len(due):
-            state = self._replan(state, due)
-        ticks = state.plan.ticks
+            state = self._replan(state, due, explore if proposing else None)
         actions = state.queue[:, 0]
-        if explore is not None:
-            actions = self._disturb(state, actions, explore, ticks)
+        if explore is not None and not proposing:
+            actions = self._disturb(state, actions, explore)
         return actions, replace(state, queue=state.queue.roll(-1, 1), left=state.left - 1)
 
     def _observe(
@@ -160,10 +161,10 @@ class Controller:
         seen = self.model.observe(state.latent.select(index), observations[index], state.previous[index], begun)
         return replace(state, latent=state.latent.put(index, seen))
 
-    def _replan(self, state: ControllerState, rows: NDArray[np.int64]) -> ControllerState:
+    def _replan(self, state: ControllerState, rows: NDArray[np.int64], explore: float | None) -> ControllerState:
         index = torch.from_numpy(rows).to(state.queue.device)
         latent, warm = state.latent.select(index), state.plan.select(rows)
-        plan = self.planner.plan(self.objective(latent), warm, self._propose(latent, warm))
+        plan = self.planner.plan(self.objective(latent), warm, self._propose(latent, warm, explore))
         executed = plan.actions[:, : self.execute]
         left = state.left.copy()
         left[rows] = self.execute * self.block
@@ -175,32 +176,35 @@ class Controller:
             previous=state.previous.index_copy(0, index, executed[:, -1]),
         )
 
-    def _propose(self, latent: LatentState, warm: PlanState) -> Tensor | None:
-        """Return plans (B, P, H, A) that the actor would follow in the model, or ``None`` without an actor."""
+    def _propose(self, latent: LatentState, warm: PlanState, explore: float | None) -> Tensor | None:
+        """Return plans (B, P, H, A) that the actor would follow in the model, or ``None`` without an actor.
+
+        The first follows it exactly, or exploring where the planner does nothing but follow it.
+        """
         if self.actor is None or self.proposals == 0:
             return None
         horizon, dims, count = self.planner.horizon, self.planner.spec.dims, self.proposals
-        exact = self.model.initial(1).latents.new_zeros(len(warm), count, horizon, dims)
-        noise = exact
-        if count > 1:
+        noise = None
+        if count > 1 or explore is not None:
             seeds = tuple(derive_seed(seed, "proposals") for seed in warm.seeds)
-            noise = draw_noise(seeds, warm.ticks, (count, horizon, dims), exact.device)
+            noise = draw_noise(seeds, warm.ticks, (count, horizon, dims), latent.latents.device)
         state = LatentState(latent.latents.unsqueeze(1).expand(-1, count, -1))
         plan = []
         for step in range(horizon):
-            preferred = self.actor(state.latents)
-            if count > 1:
-                disturbed = self.actor.explore(state.latents[:, 1:], noise[:, 1:, step], self.proposal_noise)
-                preferred = torch.cat([preferred[:, :1], disturbed], 1)
-            plan.append(preferred)
+            actions = self.actor(state.latents)
+            if noise is not None:
+                amount = self.proposal_noise if explore is None else explore
+                disturbed = self.actor.explore(state.latents, noise[:, :, step], amount)
+                actions = disturbed if explore is not None else torch.cat([actions[:, :1], disturbed[:, 1:]], 1)
+            plan.append(actions)
             if step + 1 < horizon:
-                state = self.model.step(state, preferred).state
+                state = self.model.step(state, actions).state
         return torch.stack(plan, 2)
 
-    def _disturb(self, state: ControllerState, actions: Tensor, amount: float, ticks: tuple[int, ...]) -> Tensor:
+    def _disturb(self, state: ControllerState, actions: Tensor, amount: float) -> Tensor:
         """Return ``actions`` (B, a) explored around, with noise from each environment's own seed and tick."""
         seeds = tuple(derive_seed(s, "explore", int(n)) for s, n in zip(state.plan.seeds, state.left, strict=True))
-        noise = draw_noise(seeds, ticks, (1, 1, actions.shape[-1]), actions.device)[:, 0, 0]
+        noise = draw_noise(seeds, state.plan.ticks, (1, 1, actions.shape[-1]), actions.device)[:, 0, 0]
         if not self.planner.spec.discrete:
             return (actions + amount * noise).clamp(-1, 1)
         return self._resample(actions, noise, amount)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .jepa_agent import JEPAAgent
 
 HEALTH_CLIPS = 256
-_COUNTERS = ("steps", "owed", "frontier", "reward_size_sum", "episodes_done")
+HELD_OUT_ROWS = 64
+_COUNTERS = ("steps", "owed", "frontier", "checked", "reward_size_sum", "episodes_done")
 METRIC_UPDATES = 100
 
 
@@ -46,7 +47,8 @@ class OnlineTraining:
         self._warm_up = max(agent.settings.learning_starts, self._fewest_rows)
         self.steps = 0
         self.owed = 0.0
-        self.frontier = 0
+        self.frontier = 0  # rows before it are learned from
+        self.checked = 0  # rows there were when health was last checked
         self.reward_size_sum = 0.0
         self.episodes: deque[dict[str, float]] = deque(maxlen=100)
         self.episodes_done = 0
@@ -118,19 +120,24 @@ class OnlineTraining:
                 self.metrics[name] = torch.lerp(self.metrics.get(name, value), value, 1 / METRIC_UPDATES)
 
     def _advance_frontier(self) -> None:
-        """Release the newest rows to learning, after checking the model's health on them.
+        """Release the newest rows to learning, except the last few before a check of the model's health.
 
-        Rows beyond the frontier have never been trained on, so they are held-out states, and the freshest there are.
-        They wait at most ``health_interval`` steps, and at most a tenth of all.
+        Those have never been trained on when the check comes, so they are held-out states, and the freshest there
+        are; and hardly any experience waits for long.
         """
-        rows = self.store.rows
-        waiting = max(min(self.agent.settings.health_interval, rows // 10), self._fewest_rows)
-        if self.frontier and rows - self.frontier < waiting:
-            return
-        if self.frontier:
+        rows, interval = self.store.rows, self.agent.settings.health_interval
+        held_out = max(min(HELD_OUT_ROWS, interval // 2), self._fewest_rows)
+        if not self.frontier:
+            self.checked = rows
+        elif rows - self.checked >= interval and rows - self.frontier >= self._fewest_rows:
             self._check_health(slice(self.frontier, rows))
-        self.agent.model.normalizer.update(torch.from_numpy(self.store.arrays()["observations"][self.frontier : rows]))
-        self.frontier = rows
+            self.checked = rows
+        elif rows - self.checked > interval - held_out:
+            return
+        if rows > self.frontier:
+            fresh = self.store.arrays()["observations"][self.frontier : rows]
+            self.agent.model.normalizer.update(torch.from_numpy(fresh))
+            self.frontier = rows
 
     def _check_health(self, held_out: slice) -> None:
         agent = self.agent
