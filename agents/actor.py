@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import UnsupportedSpaceError
 from ..world_model.networks import mlp
 
 JOINT_ACTIONS_LIMIT = 256
@@ -69,8 +70,8 @@ class CategoricalActor(nn.Module):
     """Maps latents (..., D) to independent categorical distributions, one per discrete action dimension.
 
     Actions are concatenated one-hots (..., A). The expectation over actions is exact: all joint actions are
-    enumerated up to 256 of them; beyond that it is estimated from 256 that are drawn uniformly, once, and weighted
-    by their probability.
+    enumerated up to 256 of them; beyond that it is estimated from 256 that are drawn once, so that every choice of
+    every dimension is among them, and weighted by their probability.
     """
 
     joint_actions: Tensor
@@ -140,14 +141,20 @@ class CategoricalActor(nn.Module):
 
 
 def _joint_actions(groups: tuple[int, ...]) -> Tensor:
-    """Return joint actions as concatenated one-hots (K, A): all of them, or 256 drawn without repetition."""
-    total = math.prod(groups)
-    if total <= JOINT_ACTIONS_LIMIT:
+    """Return joint actions as concatenated one-hots (K, A): all of them, or up to 256 that hold every choice."""
+    if max(groups) > JOINT_ACTIONS_LIMIT:
+        raise UnsupportedSpaceError(
+            f"A discrete action with {max(groups)} choices is beyond the {JOINT_ACTIONS_LIMIT} that the actor can "
+            "weigh: split it into several dimensions (MultiDiscrete)."
+        )
+    if math.prod(groups) <= JOINT_ACTIONS_LIMIT:
         choices = torch.tensor(list(itertools.product(*(range(size) for size in groups))))
     else:
-        generator = torch.Generator().manual_seed(total)
-        columns = [torch.randint(size, (8 * JOINT_ACTIONS_LIMIT,), generator=generator) for size in groups]
-        drawn = torch.stack(columns, 1)
-        choices = drawn.unique(dim=0)[torch.randperm(len(drawn.unique(dim=0)), generator=generator)]
-        choices = choices[:JOINT_ACTIONS_LIMIT]
+        generator = torch.Generator().manual_seed(math.prod(groups) % 2**62)
+        rounds = [math.ceil(JOINT_ACTIONS_LIMIT / size) for size in groups]
+        columns = [
+            torch.cat([torch.randperm(size, generator=generator) for _ in range(count)])[:JOINT_ACTIONS_LIMIT]
+            for size, count in zip(groups, rounds, strict=True)
+        ]
+        choices = torch.stack(columns, 1).unique(dim=0)
     return torch.cat([F.one_hot(choices[:, i], size) for i, size in enumerate(groups)], -1).float()

@@ -33,14 +33,14 @@ class ControllerState:
         plan: the planner's warm start, with seed and tick per environment.
         queue: (B, Q, a) environment actions of the plan being executed, the next one first.
         left: (B,) host integers, how many of the queue are still to be executed.
-        previous: (B, A) the last model step's action.
+        executed: (B, block, a) the last environment actions, as many as make a model step, the newest last.
     """
 
     latent: LatentState
     plan: PlanState
     queue: Tensor
     left: NDArray[np.int64]
-    previous: Tensor
+    executed: Tensor
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> ControllerState:
         """Return the state of the environments at ``index``."""
@@ -51,7 +51,7 @@ class ControllerState:
             self.plan.select(rows),
             self.queue[on_device],
             self.left[rows.numpy()],
-            self.previous[on_device],
+            self.executed[on_device],
         )
 
     def to_tree(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class ControllerState:
             "ticks": list(self.plan.ticks),
             "queue": self.queue,
             "left": self.left.tolist(),
-            "previous": self.previous,
+            "executed": self.executed,
         }
 
 
@@ -106,7 +106,7 @@ class Controller:
             plan,
             torch.zeros(batch, self.execute * self.block, dims // self.block, device=device),
             np.zeros(batch, np.int64),
-            torch.zeros(batch, dims, device=device),
+            torch.zeros(batch, self.block, dims // self.block, device=device),
         )
 
     def restore_state(self, tree: Mapping[str, Any]) -> ControllerState:
@@ -118,9 +118,9 @@ class Controller:
             elites=tree["elites"].to(device),
             ticks=tuple(tree["ticks"]),
         )
-        queue, previous = tree["queue"].to(device), tree["previous"].to(device)
+        queue, executed = tree["queue"].to(device), tree["executed"].to(device)
         left = np.array(tree["left"], np.int64)
-        return ControllerState(LatentState(tree["latents"].to(device)), plan, queue, left, previous)
+        return ControllerState(LatentState(tree["latents"].to(device)), plan, queue, left, executed)
 
     @torch.no_grad()
     def act(
@@ -151,14 +151,17 @@ class Controller:
         actions = state.queue[:, 0]
         if explore is not None and not proposing:
             actions = self._disturb(state, actions, explore)
-        return actions, replace(state, queue=state.queue.roll(-1, 1), left=state.left - 1)
+        executed = torch.cat([state.executed[:, 1:], actions.unsqueeze(1)], 1)
+        return actions, replace(state, queue=state.queue.roll(-1, 1), left=state.left - 1, executed=executed)
 
     def _observe(
         self, state: ControllerState, observations: Tensor, reset: NDArray[np.bool_], rows: NDArray[np.int64]
     ) -> ControllerState:
         index = torch.from_numpy(rows).to(observations.device)
         begun = torch.from_numpy(reset[rows]).to(observations.device)
-        seen = self.model.observe(state.latent.select(index), observations[index], state.previous[index], begun)
+        seen = self.model.observe(
+            state.latent.select(index), observations[index], state.executed[index].flatten(1), begun
+        )
         return replace(state, latent=state.latent.put(index, seen))
 
     def _replan(self, state: ControllerState, rows: NDArray[np.int64], explore: float | None) -> ControllerState:
@@ -173,7 +176,6 @@ class Controller:
             plan=state.plan.put(rows, plan.state.shift(self.execute)),
             queue=state.queue.index_copy(0, index, executed.reshape(len(rows), *state.queue.shape[1:])),
             left=left,
-            previous=state.previous.index_copy(0, index, executed[:, -1]),
         )
 
     def _propose(self, latent: LatentState, warm: PlanState, explore: float | None) -> Tensor | None:

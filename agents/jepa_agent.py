@@ -20,7 +20,7 @@ from ..core.errors import CheckpointError, SettingsError
 from ..core.files import load_archive, save_archive
 from ..core.seeding import derive_seed
 from ..core.trees import flatten_tree, unflatten_tree
-from ..envs import ActionCodec, ObservationCodec, make_environments
+from ..envs import ActionCodec, Environments, ObservationCodec, make_environments
 from ..envs.space_documents import describe_space, restore_space
 from ..planners import ActionSpec, Planner, make_planner
 from ..world_model import JEPA, LatentState, Learner
@@ -65,7 +65,7 @@ class JEPAAgent(SB3Surface):
         env: Any,
         planner: str | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 0,
         tensorboard_log: str | None = None,
         device: str = "auto",
@@ -79,7 +79,9 @@ class JEPAAgent(SB3Surface):
         self.device = _choose_device(device)
         self._training: OnlineTraining | None = None
         self._env_source: Any = None
+        self._environments: Environments
         self._vec_env: VecEnv | None = None
+        self._started = (time.monotonic(), 0)
         if env is not None:
             self.set_env(env)
         elif _spaces is not None:
@@ -96,8 +98,8 @@ class JEPAAgent(SB3Surface):
         s = self.settings
         self.spec = ActionSpec.from_space(self.action_codec.planning_space, block=s.model.block)
         # Weights are initialised from torch's global generator: fork it, so that neither side disturbs the other.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.stream("weights"))
+        with torch.random.fork_rng(devices=[]):  # the host's generator only
+            torch.default_generator.manual_seed(self.stream("weights"))
             self.model = JEPA(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
             self.behaviour = Behaviour(
                 s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, self.stream("behaviour")
@@ -131,12 +133,14 @@ class JEPAAgent(SB3Surface):
         """Return a view of this agent that acts by another planner, without any training.
 
         Args:
-            planner: a registered name; "policy" is the bare actor.
+            planner: a registered name; "policy" is the bare actor, or the best of several ``proposals``.
             changes: fields of :class:`PlanningSettings` (horizon, budget, ...), or else the planner's own settings.
         """
         fields = PlanningSettings().to_dict()
         own = {name: value for name, value in changes.items() if name not in fields}
         shared = {name: value for name, value in changes.items() if name in fields}
+        if planner == "policy":
+            shared.setdefault("proposals", 1)
         return self._policy(self.settings.planning.replace(planner=planner, **shared), own)
 
     def _policy(self, planning: PlanningSettings, own: Mapping[str, Any] | None = None) -> PlanningPolicy:
@@ -174,8 +178,9 @@ class JEPAAgent(SB3Surface):
         name = planning.planner
         if name == "auto":
             name = "categorical_cem" if self.spec.discrete else "icem"
-        budget = None if name == "policy" else planning.budget
-        return make_planner(name, self.spec, horizon=planning.horizon, preset=planning.preset, budget=budget, **own)
+        if name == "policy":  # its effort is the number of proposals, not a budget
+            return make_planner(name, self.spec, planning.horizon, proposals=max(planning.proposals, 1), **own)
+        return make_planner(name, self.spec, planning.horizon, preset=planning.preset, budget=planning.budget, **own)
 
     # Learning
 
@@ -199,14 +204,12 @@ class JEPAAgent(SB3Surface):
             progress_bar: show one (needs tqdm).
         """
         training = self._require_training()
-        disturbed = getattr(self._vec_env, "disturbed", False)
-        if reset_num_timesteps or disturbed or training.control is None:
+        if reset_num_timesteps or training.control is None or not self._builds_environments():
             training.begin()
-            self._vec_env = None
+        self._started = (time.monotonic(), 0 if reset_num_timesteps else self.num_timesteps)
         until, prepared = self._set_up_learning(
             total_timesteps, callback, tb_log_name, reset_num_timesteps, progress_bar
         )
-        self._started = (time.monotonic(), self.num_timesteps)
         training.run(until, prepared, log_interval)
         prepared.on_training_end()
         return self
@@ -228,28 +231,35 @@ class JEPAAgent(SB3Surface):
             self.learner.optimization.skipped + self.behaviour.optimization.skipped,
             exclude="tensorboard",
         )
-        record("env/faults", training.environments.faults, exclude="tensorboard")
+        record("env/faults", self.faults, exclude="tensorboard")
         self._dump(training.episodes)
 
     # Environments
 
     def set_env(self, env: Any) -> None:
-        """Learn in ``env`` from now on; its spaces must be those the agent was made for."""
-        environments = make_environments(env, self.settings.num_envs, self.stream("environments"))
+        """Learn in ``env`` from now on, with the experience so far; its spaces must be those the agent was made for."""
+        learned = self.learner.optimization.updates if hasattr(self, "learner") else 0  # other episodes than before
+        environments = make_environments(env, self.settings.num_envs, self.stream("environments", learned))
         spaces = environments.observation_space, environments.action_space
         if hasattr(self, "observation_space"):
             self._require_same_spaces(*spaces)
         else:
             self._adopt_spaces(*spaces)
-        if self._training is not None:
-            self._training.environments.close()
-            self._training = None
+        if self._builds_environments():
+            self._environments.close()
         self._env_source, self._environments, self._vec_env = env, environments, None
+        if self._training is not None:
+            self._training.move_to(environments)
+
+    def _builds_environments(self) -> bool:
+        """Whether the environments are the agent's own, made from a name or a factory, and nobody else moves them."""
+        factory = callable(self._env_source) and not isinstance(self._env_source, gym.Env | gym.vector.VectorEnv)
+        return isinstance(self._env_source, str) or factory
 
     def get_env(self) -> VecEnv | None:
         """Return the training environments as an SB3 ``VecEnv``, or ``None`` for an agent without any.
 
-        Where it shares an environment object with the agent, the next ``learn`` begins fresh episodes.
+        Objects of yours are shared with the agent; whatever was done to them, ``learn`` begins fresh episodes in them.
         """
         if self._env_source is None:
             return None
@@ -258,6 +268,11 @@ class JEPAAgent(SB3Surface):
 
             self._vec_env = as_vec_env(self._env_source, self._environments)
         return self._vec_env
+
+    @property
+    def faults(self) -> int:
+        """Episodes that were cut because of non-finite values."""
+        return 0 if self._env_source is None else self._environments.faults
 
     def _require_training(self) -> OnlineTraining:
         if self._env_source is None:
@@ -293,8 +308,12 @@ class JEPAAgent(SB3Surface):
         document = archive.documents.get("agent")
         if not isinstance(document, dict) or document.get("kind") != KIND:
             raise CheckpointError(f"{archive.path} does not hold a JEPA agent.")
-        spaces = restore_space(document["observation_space"]), restore_space(document["action_space"])
-        agent = cls(None, seed=document["seed"], device=device, _spaces=spaces, **document["settings"], **kwargs)
+        try:
+            spaces = restore_space(document["observation_space"]), restore_space(document["action_space"])
+            seed, settings = int(document["seed"]), dict(document["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{archive.path} does not fit a JEPA agent: {error!r}.") from error
+        agent = cls(None, seed=seed, device=device, _spaces=spaces, **settings, **kwargs)
         agent._restore_parts(archive.documents, archive.tensors)
         if env is not None:
             agent.set_env(env)
@@ -314,8 +333,11 @@ class JEPAAgent(SB3Surface):
             Whether the open episodes were restored exactly; where not, fresh ones were begun.
         """
         self._restore_parts(documents, tensors)
-        state = unflatten_tree(documents["training"], dict(tensors["training"]))
-        return self._require_training().load_state(state)
+        try:
+            state = unflatten_tree(documents["training"], dict(tensors["training"]))
+            return self._require_training().load_state(state)
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"The checkpoint does not fit this agent: {error!r}.") from error
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
         learner, learner_tensors = flatten_tree(self.learner.optimization.state())

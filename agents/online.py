@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.seeding import numpy_generator, torch_generator
+from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..envs import EpisodeStore
 from ..world_model import collapse_alarm, measure_health
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from .controller import ControllerState
     from .jepa_agent import JEPAAgent
 
-HEALTH_CLIPS = 256
-HELD_OUT_ROWS = 64
-_COUNTERS = ("steps", "owed", "frontier", "checked", "reward_size_sum", "episodes_done")
+HELD_OUT_ROWS = 128
+_COUNTERS = ("steps", "owed", "frontier", "checked", "in_control", "reward_size_sum", "episodes_done")
 METRIC_UPDATES = 100
 
 
@@ -42,6 +41,7 @@ class OnlineTraining:
         self.exploration = numpy_generator(agent.seed, "exploration")
         self.sampling = numpy_generator(agent.seed, "sampling")
         self.control: ControllerState | None = None
+        self.in_control = False  # not while actions are random
         # Fewer rows than this may hold no complete block, of which clips are cut.
         self._fewest_rows = 4 * agent.settings.model.block * environments.num_envs
         self._warm_up = max(agent.settings.learning_starts, self._fewest_rows)
@@ -54,11 +54,19 @@ class OnlineTraining:
         self.episodes_done = 0
         self.metrics: dict[str, torch.Tensor] = {}
 
+    def move_to(self, environments: Environments) -> None:
+        """Go on in other environments, with the experience, counters and streams so far."""
+        self.environments = environments
+        self.store = self.store.moved_to(environments.num_envs)
+        self.control = None
+
     def begin(self) -> None:
         """Begin fresh episodes in all environments; those that were open are left as they are."""
         self.store.begin(self.environments.reset())
-        seeds = [self.agent.stream("acting", index) for index in range(self.environments.num_envs)]
-        self.control = self.agent.acting_policy.initial_state(seeds)
+        if self.control is None:  # later, it goes on ticking, so that no two episodes see the same noise
+            moves = self.agent.learner.optimization.updates  # other environments later are explored otherwise
+            seeds = [derive_seed(self.agent.stream("acting", i), moves) for i in range(self.environments.num_envs)]
+            self.control = self.agent.acting_policy.initial_state(seeds)
 
     def run(self, until: int, callback: BaseCallback, log_interval: int | None) -> None:
         """Step the environments until the agent has taken ``until`` steps or the callback stops it."""
@@ -80,7 +88,7 @@ class OnlineTraining:
                     self.episodes_done += 1
             callback.update_locals(
                 {"self": agent, "infos": infos, "rewards": rewards, "dones": dones, "total_timesteps": until}
-                | {"actions": actions, "new_obs": transition.observations, "env": agent.get_env}
+                | {"actions": self.environments.action_codec.decode(actions), "env": agent.get_env()}
             )
             go_on = callback.on_step()
             if self.steps >= self._warm_up:  # even if this was the last step, so that resuming is exact
@@ -95,14 +103,14 @@ class OnlineTraining:
         callback.on_rollout_end()
 
     def _act(self) -> np.ndarray:
-        if self.steps < self._warm_up:
+        if self.steps < self._warm_up and not self.agent.learner.optimization.updates:
             return self.environments.action_codec.sample(self.exploration, self.environments.num_envs)
         assert self.control is not None
         policy, environments = self.agent.acting_policy, self.environments
         observations = torch.from_numpy(environments.observations).to(self.agent.device)
-        actions, self.control = policy.controller.act(
-            self.control, observations, environments.started, policy.exploration
-        )
+        begins = environments.started | (not self.in_control)  # it has not seen what happened before
+        self.in_control = True
+        actions, self.control = policy.controller.act(self.control, observations, begins, policy.exploration)
         return actions.cpu().numpy()
 
     def learn(self, updates: int) -> None:
@@ -117,7 +125,9 @@ class OnlineTraining:
             losses = agent.learner.update(clip)
             behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
             for name, value in {**losses.metrics(), **behaviour}.items():
-                self.metrics[name] = torch.lerp(self.metrics.get(name, value), value, 1 / METRIC_UPDATES)
+                mean = self.metrics.get(name, value)
+                mean = torch.lerp(mean, value, 1 / METRIC_UPDATES).where(value.isfinite(), mean)
+                self.metrics[name] = mean.where(mean.isfinite(), value)
 
     def _advance_frontier(self) -> None:
         """Release the newest rows to learning, except the last few before a check of the model's health.
@@ -141,9 +151,8 @@ class OnlineTraining:
 
     def _check_health(self, held_out: slice) -> None:
         agent = self.agent
+        clip = self.store.clips(agent.model.clip_spec, held_out).to(agent.device)
         # The stream depends on the step alone, so that checking does not change learning.
-        generator = numpy_generator(agent.seed, "health", self.steps)
-        clip = self.store.sample(HEALTH_CLIPS, agent.model.clip_spec, generator, held_out).to(agent.device)
         health = measure_health(agent.model, clip, torch_generator(agent.seed, "health", self.steps))
         alarm = collapse_alarm(health, clip.batch)
         for name, value in {**health, "collapsed": float(alarm is not None)}.items():
@@ -172,7 +181,7 @@ class OnlineTraining:
         for name, stream in state["streams"].items():
             getattr(self, name).bit_generator.state = stream
         self.episodes.extend(state["episodes"])
-        self.metrics = dict(state["metrics"])
+        self.metrics = {name: value.to(self.agent.device) for name, value in state["metrics"].items()}
         exact = self.environments.load_state_dict(state["environments"])
         self.control = self.agent.acting_policy.controller.restore_state(state["control"])
         if not exact:

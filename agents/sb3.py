@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import SettingsError
+
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv
@@ -39,26 +41,13 @@ def as_vec_env(source: Any, environments: Environments) -> VecEnv:
     """Return the environments of ``source`` as a ``VecEnv``, for callbacks and for whoever calls ``get_env``.
 
     An SB3 ``VecEnv`` is returned as it is. For a task name or a factory, copies are made, so that stepping them does
-    not disturb training. An environment object is shared, as SB3 does; ``disturbed`` then says whether it was
-    stepped. A Gymnasium vector environment is described only: its spaces and size.
+    not disturb training. An environment object is shared, as SB3 does. A Gymnasium vector environment is described
+    only: its spaces and size.
     """
     import gymnasium as gym
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
     from ..envs import make_env
-
-    class SharedEnvironment(DummyVecEnv):
-        """The environment object that the agent learns in; knows whether somebody else has moved it."""
-
-        disturbed = False
-
-        def reset(self) -> Any:
-            self.disturbed = True
-            return super().reset()
-
-        def step_wait(self) -> Any:
-            self.disturbed = True
-            return super().step_wait()
 
     class DescribedEnvironments(DummyVecEnv):
         """The spaces and size of a Gymnasium vector environment that only the agent steps."""
@@ -68,16 +57,19 @@ def as_vec_env(source: Any, environments: Environments) -> VecEnv:
             VecEnv.__init__(self, environments.num_envs, environments.observation_space, environments.action_space)
 
         def reset(self) -> Any:
-            raise RuntimeError("Only the agent steps its Gymnasium vector environment: evaluate in another one.")
+            raise SettingsError("Only the agent steps its Gymnasium vector environment: evaluate in another one.")
 
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-            return [None for _ in self._get_indices(indices)]
+            return [None] * environments.num_envs
+
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            return [False] * environments.num_envs
 
     if isinstance(source, VecEnv):
         return source
     if isinstance(source, gym.vector.VectorEnv):
         return DescribedEnvironments()
     if isinstance(source, gym.Env):
-        return SharedEnvironment([lambda: source])
+        return DummyVecEnv([lambda: source])
     factory = (lambda: make_env(source)) if isinstance(source, str) else source
     return DummyVecEnv([factory] * environments.num_envs)

@@ -63,5 +63,5 @@ class JEPAAgentSettings(Settings):
     num_envs: Annotated[int, Range(ge=1)] = 1
     """Environments stepped together, where the agent builds them."""
     health_interval: Annotated[int, Range(ge=10)] = 500
-    """Environment steps between two checks of the representation. The last few before each check, at most 64, are
+    """Environment steps between two checks of the representation. The last few before each check, at most 128, are
     held out from learning until then."""

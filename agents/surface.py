@@ -20,7 +20,7 @@ class SB3Surface:
     """Base of agents that speak Stable-Baselines3 without being one of its algorithms.
 
     Attributes:
-        seed: of every random stream.
+        seed: of every random stream; drawn anew where it was given as ``None``.
         verbose: 0 for silence, 1 for SB3's table of metrics.
         tensorboard_log: folder for TensorBoard events, or ``None``.
         num_timesteps: environment steps taken.
@@ -30,8 +30,9 @@ class SB3Surface:
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
 
-    def __init__(self, seed: int, verbose: int, tensorboard_log: str | None) -> None:
-        self.seed, self.verbose, self.tensorboard_log = int(seed), verbose, tensorboard_log
+    def __init__(self, seed: int | None, verbose: int, tensorboard_log: str | None) -> None:
+        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self.verbose, self.tensorboard_log = verbose, tensorboard_log
         self.num_timesteps = 0
         self._logger: Logger | None = None
 

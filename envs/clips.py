@@ -37,12 +37,17 @@ def draw_starts(columns: Columns, batch: int, block: int, rng: np.random.Generat
         if not len(bad):
             return starts
         starts[bad] = rng.integers(first, last, len(bad))
-    whole = first + np.flatnonzero(_complete(columns, np.arange(first, last), block, last))
+    whole = whole_blocks(columns, block, first, last)
     if not len(whole):
         raise SettingsError(f"No block of {block} steps is complete in rows {first} to {last} yet.")
     bad = np.flatnonzero(~_complete(columns, starts, block, last))
     starts[bad] = rng.choice(whole, len(bad))
     return starts
+
+
+def whole_blocks(columns: Columns, block: int, first: int, last: int) -> Places:
+    """Return all rows in [first, last) whose first block is complete."""
+    return first + np.flatnonzero(_complete(columns, np.arange(first, last), block, last))
 
 
 def cut_clips(columns: Columns, starts: Places, spec: ClipSpec, last: int) -> Clip:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
-from .clips import cut_clips, draw_starts
+from .clips import cut_clips, draw_starts, whole_blocks
 from .columns import PER_EPISODE, PER_ROW, Columns, read_header
 
 if TYPE_CHECKING:
@@ -198,6 +198,19 @@ class EpisodeStore:
         data = self._columns.data
         return cut_clips(data, draw_starts(data, batch, spec.block, rng, first, last), spec, last)
 
+    def clips(self, spec: ClipSpec, rows: slice) -> Clip:
+        """Cut one clip from every row in ``rows`` whose first block is complete, in order; see :meth:`sample`.
+
+        Raises:
+            SettingsError: if there is none.
+        """
+        first, last, _ = rows.indices(self.rows)
+        data = self._columns.data
+        starts = whole_blocks(data, spec.block, first, last)
+        if not len(starts):
+            raise SettingsError(f"No block of {spec.block} steps is complete in rows {first} to {last}.")
+        return cut_clips(data, starts, spec, last)
+
     def episode(self, index: int) -> dict[str, Array]:
         """Return a copy of one episode of T steps.
 
@@ -246,6 +259,19 @@ class EpisodeStore:
             if ((arrays[name] < least) | (arrays[name] >= count)).any():
                 raise CheckpointError(f"The stored experience is inconsistent: {name} points beyond it.")
         return store
+
+    def moved_to(self, num_envs: int) -> Self:
+        """Return a store in memory that holds the same rows and to which ``num_envs`` other environments append.
+
+        Episodes that were running stay as they are, unfinished.
+        """
+        per_environment = {
+            "now": np.zeros((num_envs, self.observation_dims), np.float32),
+            "began": np.zeros(num_envs, bool),
+            "open_episode": np.full(num_envs, _NONE, np.int64),
+            "last_row": np.full(num_envs, _NONE, np.int64),
+        }
+        return self.from_arrays({**self._columns.used(), **per_environment})
 
     def flush(self) -> None:
         """Bring the files in the folder up to date, so that opening it finds all rows stored so far."""

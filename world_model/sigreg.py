@@ -32,19 +32,13 @@ class SIGReg(nn.Module):
     on the number of samples; collapsed latents (128 samples, all equal) reach 51.46.
     """
 
-    knots: Tensor
-    target: Tensor
-    weights: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         knots = torch.linspace(0, LAST_KNOT, KNOTS, dtype=torch.float64)
         window = torch.exp(-knots.square() / 2)
         trapezoid = torch.full_like(knots, 2 * LAST_KNOT / (KNOTS - 1))
         trapezoid[[0, -1]] /= 2
-        self.register_buffer("knots", knots.float(), persistent=False)
-        self.register_buffer("target", window.float(), persistent=False)
-        self.register_buffer("weights", (trapezoid * window).float(), persistent=False)
+        self.knots, self.target, self.weights = (values.tolist() for values in (knots, window, trapezoid * window))
 
     def forward(self, latents: Tensor, directions: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return the statistic, averaged over time steps and directions.
@@ -70,8 +64,7 @@ class SIGReg(nn.Module):
 
     def expected_for_gaussian(self) -> float:
         """Return the statistic's expected value for standard Gaussian latents (any number of samples)."""
-        variance = 1 - torch.exp(-self.knots.square())
-        return float((self.weights * variance).sum())
+        return sum(weight * (1 - math.exp(-(knot**2))) for knot, weight in zip(self.knots, self.weights, strict=True))
 
 
 class _WeightedDistance(torch.autograd.Function):
@@ -86,9 +79,9 @@ class _WeightedDistance(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx,
         projected: Tensor,
         share: Tensor,
-        knots: Tensor,
-        target: Tensor,
-        weights: Tensor,
+        knots: list[float],
+        target: list[float],
+        weights: list[float],
     ) -> Tensor:
         """Return (T, M) distances of ``projected`` (T, B, M), each sample weighing its ``share`` (T, 1, B)."""
         step = projected * knots[1]
@@ -96,7 +89,7 @@ class _WeightedDistance(torch.autograd.Function):
         cosine, sine = torch.ones_like(step), torch.zeros_like(step)
         distance = torch.zeros_like(step[:, :1])
         gradient = torch.zeros_like(step)
-        for knot, phi, weight in zip(knots[1:].tolist(), target[1:].tolist(), weights[1:].tolist(), strict=True):
+        for knot, phi, weight in zip(knots[1:], target[1:], weights[1:], strict=True):
             turned = sine * cosine_1
             turned.addcmul_(cosine, sine_1)
             cosine.mul_(cosine_1).addcmul_(sine, sine_1, value=-1)

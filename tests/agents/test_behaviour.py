@@ -9,6 +9,7 @@ from forethought.agents.actor import JOINT_ACTIONS_LIMIT, CategoricalActor
 from forethought.agents.behaviour import Behaviour, BehaviourSettings
 from forethought.agents.critic import CriticEnsemble
 from forethought.core.clip import Clip
+from forethought.core.errors import UnsupportedSpaceError
 
 
 def make_clip(valid: list[float], terminated: list[float], rewards: list[float]) -> Clip:
@@ -135,11 +136,17 @@ def test_expected_values_of_discrete_actions_are_exact():
     torch.testing.assert_close(actor.expected_value(latents, critic, torch.zeros(()), 0.0), expected)
 
 
-def test_large_joint_spaces_are_estimated_from_distinct_actions():
-    actor = CategoricalActor(4, (20, 20, 20), 8, entropy=0.0)
-    assert actor.joint_actions.shape == (JOINT_ACTIONS_LIMIT, 60)
-    assert len(actor.joint_actions.unique(dim=0)) == JOINT_ACTIONS_LIMIT
-    assert torch.equal(actor.joint_actions.sum(1), torch.full((JOINT_ACTIONS_LIMIT,), 3.0))
+def test_large_joint_spaces_are_estimated_from_actions_that_hold_every_choice():
+    joint = CategoricalActor(4, (20, 200, 3), 8, entropy=0.0).joint_actions
+    assert JOINT_ACTIONS_LIMIT / 2 < len(joint) <= JOINT_ACTIONS_LIMIT
+    assert len(joint.unique(dim=0)) == len(joint)
+    assert torch.equal(joint.sum(1), torch.full((len(joint),), 3.0))
+    assert (joint.sum(0) > 0).all()
+
+
+def test_a_dimension_with_more_choices_than_the_actor_can_weigh_is_refused():
+    with pytest.raises(UnsupportedSpaceError, match="1000 choices"):
+        CategoricalActor(4, (1000,), 8, entropy=0.0)
 
 
 def test_sampling_actions_follows_the_policy_mixed_with_uniform_choices():

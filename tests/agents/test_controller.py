@@ -148,6 +148,21 @@ def test_blocks_spread_one_planned_step_over_several_environment_steps():
     torch.testing.assert_close(seen[1][1][0], chosen[:2, 0].reshape(-1))  # the block that was executed before
 
 
+@pytest.mark.parametrize(("execute", "explore"), [(1, None), (3, None), (1, 0.5), (3, 0.5)])
+def test_the_model_is_told_the_actions_that_were_really_taken(execute, explore):
+    controller = make_controller(execute=execute)
+    told = []
+    observe = controller.model.observe
+
+    def recorded(state, observations, previous, reset):
+        told.append(previous.clone())
+        return observe(state, observations, previous, reset)
+
+    controller.model.observe = recorded
+    chosen = run(controller, [3, 4], steps=6, explore=explore)
+    torch.testing.assert_close(torch.stack(told[1:]), chosen[:-1])
+
+
 @pytest.mark.parametrize("discrete", [False, True])
 def test_exploration_draws_from_each_environments_own_seed(discrete):
     controller = make_controller("policy", discrete=discrete)

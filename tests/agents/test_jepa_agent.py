@@ -22,6 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from forethought import JEPAAgent, make_agent
 from forethought.core.errors import CheckpointError, SettingsError, UnknownNameError, UnsupportedSpaceError
+from forethought.core.files import save_archive
+from forethought.world_model import measure_health
 
 from .conftest import Target
 
@@ -96,7 +98,7 @@ def test_images_are_refused_for_now(small):
 
 
 def test_observation_statistics_do_not_come_from_vec_normalize(small):
-    with pytest.raises(Exception, match="VecNormalize"):
+    with pytest.raises(SettingsError, match="VecNormalize"):
         JEPAAgent(VecNormalize(DummyVecEnv([Target])), **small)
 
 
@@ -133,13 +135,12 @@ def test_sb3s_episode_limit_stops_training(small):
 
 
 def test_a_function_is_a_callback_too_and_sees_sb3s_locals(small):
-    seen = []
-    JEPAAgent(Target, **small).learn(
-        12, callback=lambda local, _: seen.append((local["dones"], local["infos"])) or True
-    )
+    seen, names = [], ("dones", "infos", "env", "actions")
+    JEPAAgent(Target, **small).learn(12, callback=lambda local, _: seen.append([local[name] for name in names]) or True)
     assert len(seen) == 12
     assert seen[9][0].tolist() == [True]
     assert seen[9][1][0]["episode"]["l"] == 10
+    assert all(env.num_envs == 1 and actions.shape == (1, 2) for *_, env, actions in seen)
 
 
 def test_it_learns_in_vector_environments_of_both_libraries(small):
@@ -266,10 +267,96 @@ def test_an_environment_of_other_spaces_is_refused(small):
         agent.set_env(lambda: Target(spaces.Discrete(2)))
 
 
+@pytest.mark.parametrize("make", [Target, lambda: make_vec_env(Target, 1)], ids=["environment", "VecEnv"])
+@pytest.mark.parametrize("through", ["get_env", "the object"])
+def test_an_object_that_somebody_moved_does_not_corrupt_the_experience(make, through, small):
+    env = make()
+    agent = JEPAAgent(env, **small).learn(15)
+    evaluate_policy(agent, agent.get_env() if through == "get_env" else env, n_eval_episodes=1, warn=False)
+    agent.learn(10, reset_num_timesteps=False)
+    store = agent._require_training().store
+    lengths = [len(store.episode(index)["actions"]) for index in range(store.episodes)]
+    assert lengths == [10, 5, 10]
+
+
+def test_another_environment_keeps_the_experience(small):
+    agent = JEPAAgent(Target(), **small).learn(40)
+    agent.set_env(Target())
+    agent.learn(20, reset_num_timesteps=False)
+    training = agent._require_training()
+    assert agent.num_timesteps == training.store.rows == 60
+    assert agent.learner.optimization.updates > 40  # it went on learning at once
+    agent.set_env(make_vec_env(Target, 3))
+    agent.learn(30, reset_num_timesteps=False)
+    assert training.store.rows == 90
+
+
+def test_a_loaded_agent_learns_on_without_acting_at_random(small, tmp_path):
+    JEPAAgent(Target, **small).learn(60).save(tmp_path / "agent")
+    agent = JEPAAgent.load(tmp_path / "agent", env=Target)
+    agent._require_training().environments.action_codec.sample = None  # random actions would fail
+    agent.learn(30, reset_num_timesteps=False)
+    assert agent.num_timesteps == 90
+
+
+def test_noise_goes_on_from_one_learn_to_the_next(small):
+    agent = JEPAAgent(Target, **small).learn(40)
+    ticks = agent._require_training().control.plan.ticks[0]
+    agent.learn(10)
+    assert agent._require_training().control.plan.ticks[0] == ticks + 10
+
+
+def test_a_seed_of_none_is_drawn_anew(small):
+    assert JEPAAgent(Target, seed=None, **small).seed != JEPAAgent(Target, seed=None, **small).seed
+
+
+def test_logs_can_be_dumped_before_learning(small):
+    JEPAAgent(Target, **small).dump_logs()
+
+
+def test_one_skipped_update_does_not_spoil_the_logged_losses(small):
+    agent = JEPAAgent(Target, **small).learn(40)
+    training = agent._require_training()
+    training.store.arrays()["rewards"][:] = np.nan
+    training.learn(1)
+    assert agent.learner.optimization.skipped == 1
+    assert all(value.isfinite() for value in training.metrics.values())
+
+
+def test_files_that_lack_a_field_are_refused(small, tmp_path):
+    documents, tensors = JEPAAgent(Target, **small)._parts()
+    del documents["agent"]["seed"]
+    save_archive(tmp_path / "agent", documents, tensors)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        JEPAAgent.load(tmp_path / "agent")
+
+
+def test_a_gymnasium_vector_is_not_for_others_to_step(small):
+    agent = JEPAAgent(gym.vector.SyncVectorEnv([Target] * 2), **small)
+    with pytest.raises(SettingsError, match="Only the agent steps"):
+        evaluate_policy(agent, agent.get_env(), warn=False)
+
+
+def test_the_policy_planner_can_choose_among_several_proposals(small):
+    agent = JEPAAgent(Target, **small)
+    assert agent.planning_with("policy").controller.proposals == 1
+    assert agent.planning_with("policy", proposals=8).controller.proposals == 8
+
+
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
-@pytest.mark.parametrize("num_envs", [1, 2])
-def test_a_checkpoint_continues_the_run_bit_for_bit(space, num_envs, small):
-    settings = {**small, "num_envs": num_envs}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_envs": 2},
+        {"acting": {"planner": "auto", "horizon": 3, "budget": 24, "execute": 2}},
+        {"num_envs": 2, "model": {"latent_dims": 8, "hidden": 16, "block": 2, "target": "copy"}},
+        {"learner": {"precision": "bf16"}, "model": {"latent_dims": 8, "hidden": 16, "regularize": "projector"}},
+    ],
+    ids=["one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"],
+)
+def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small):
+    settings = {**small, **changes}
 
     def make() -> JEPAAgent:
         return JEPAAgent(lambda: Target(space), seed=1, **settings)
@@ -281,6 +368,24 @@ def test_a_checkpoint_continues_the_run_bit_for_bit(space, num_envs, small):
     assert resumed.restore(documents, tensors)
     resumed.learn(30, reset_num_timesteps=False)
     assert same(unbroken, resumed)
+
+
+def test_health_is_measured_on_distinct_states_that_were_not_learned_from(small, monkeypatch):
+    seen = []
+
+    def recorded(model, clip, generator):
+        training = agent._require_training()
+        seen.append((training.frontier, training.store.rows, clip))
+        return measure_health(model, clip, generator)
+
+    monkeypatch.setattr("forethought.agents.online.measure_health", recorded)
+    agent = JEPAAgent(Target, **small)
+    agent.learn(150)
+    assert len(seen) >= 4
+    for frontier, rows, clip in seen:
+        assert clip.batch == rows - frontier == 12  # half of the interval of 25
+        stored = agent._require_training().store.arrays()["observations"][frontier:rows]
+        np.testing.assert_array_equal(clip.observations[:, 0].numpy(), stored)
 
 
 def test_health_is_always_logged(small, tmp_path):
