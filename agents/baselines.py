@@ -153,6 +153,11 @@ class Baseline:
         return self.model.num_timesteps
 
     @property
+    def faults(self) -> int:
+        """Episodes that were cut in the training environment, because something in them was not finite."""
+        return int(getattr(self.model.get_env(), "faults", 0))
+
+    @property
     def logger(self) -> Logger:
         """SB3's logger; there is none before ``learn`` or ``set_logger``."""
         return self.model.logger

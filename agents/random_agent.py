@@ -153,6 +153,11 @@ class RandomAgent(SB3Surface):
         prepared.on_training_end()
         return self
 
+    @property
+    def faults(self) -> int:
+        """Episodes that were cut in the training environment, because something in them was not finite."""
+        return int(getattr(self._env, "faults", 0))
+
     def dump_logs(self) -> None:
         """Write returns and lengths of the last hundred episodes, with SB3's keys."""
         self._dump(self._episodes)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def build_vec_env(env: Any) -> VecEnv:
     """Return ``env`` as an SB3 ``VecEnv``, with SB3's ``Monitor`` around an environment that has none.
 
+    Non-finite values do not get through: an episode with any is cut and counted in ``faults``; in a ``VecEnv`` that
+    was given, where it cannot be cut, :class:`EnvironmentFault` ends the training.
+
     Args:
         env: a task name, environment, factory or SB3 ``VecEnv``.
 
@@ -26,7 +29,9 @@ def build_vec_env(env: Any) -> VecEnv:
     """
     from stable_baselines3.common.env_util import is_wrapped
     from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_wrapper
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
+
+    from .finite import CheckedVecEnv, FiniteVecEnv
 
     quiet_mujoco()
     if isinstance(env, VecEnv):
@@ -35,7 +40,7 @@ def build_vec_env(env: Any) -> VecEnv:
                 "VecNormalize would leave the agent with observations that only this VecEnv can make: evaluation "
                 "elsewhere, and a loaded agent, would see others. Pass the VecEnv without it."
             )
-        return env
+        return env if isinstance(env, FiniteVecEnv | CheckedVecEnv) else CheckedVecEnv(env)
     if isinstance(env, str):
         env = make_env(env)
     elif callable(env) and not isinstance(env, gym.Env):
@@ -54,5 +59,4 @@ def build_vec_env(env: Any) -> VecEnv:
         raise SettingsError(
             f"An environment is a name, a factory, a Gymnasium environment or an SB3 VecEnv, not {type(env).__name__}."
         )
-    monitored = env if is_wrapped(env, Monitor) else Monitor(env)
-    return DummyVecEnv([lambda: monitored])
+    return FiniteVecEnv(env if is_wrapped(env, Monitor) else Monitor(env))

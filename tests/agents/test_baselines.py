@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from forethought.agents import available_agents, make_agent
 from forethought.agents.registry import agents
+from forethought.agents.training_env import build_vec_env
 from forethought.core.errors import (
     CheckpointError,
     EnvironmentFault,
@@ -243,6 +244,66 @@ def test_observation_spaces_that_do_not_fit_are_refused() -> None:
         make_agent("ppo", Toy(spaces.Box(0, 255, (64, 64, 3), np.uint8)))
     with pytest.raises(UnsupportedSpaceError, match="from 0"):
         make_agent("ppo", Toy(spaces.Discrete(3, start=2)))
+
+
+class Faulty(Toy):
+    """A :class:`Toy` that writes into one array, and goes wrong at step 3 of every second episode, or of all."""
+
+    def __init__(self, wrong: str, always: bool = False) -> None:
+        super().__init__()
+        self.wrong, self.always, self.episode, self.seen = wrong, always, 0, np.zeros(2, np.float32)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(**kwargs)
+        self.episode += 1
+        self.seen[:] = np.nan if self.wrong == "first observation" and self._goes_wrong() else 0.5
+        return self.seen, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        _, reward, *rest = super().step(action)
+        wrong = self.steps == 3 and self._goes_wrong()
+        self.seen[:] = np.nan if wrong and self.wrong == "observation" else 0.1 * self.steps
+        return self.seen, 1e300 if wrong and self.wrong == "reward" else reward, *rest
+
+    def _goes_wrong(self) -> bool:
+        return self.always or self.episode % 2 == 0
+
+
+@pytest.mark.parametrize("wrong", ["observation", "reward", "first observation"])
+@pytest.mark.parametrize("name", ["random", "sac"])
+def test_episodes_with_non_finite_values_are_cut_and_counted_and_nothing_of_them_is_stored(
+    name: str, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = make_agent(name, Faulty(wrong), **(OFF_POLICY if name == "sac" else {}))
+    agent.learn(39)
+    assert agent.faults == 3, "after each whole episode of 10 steps"
+    assert [f"non-finite {wrong}; more will be counted" in record.message for record in caplog.records] == [True]
+    if name == "sac":
+        buffer = agent.model.replay_buffer
+        for stored in (buffer.observations, buffer.next_observations, buffer.rewards):
+            assert np.isfinite(stored[:39]).all()
+        assert {episode["l"] for episode in agent.model.ep_info_buffer} == {10}, "none that was cut"
+
+
+@pytest.mark.parametrize("wrong", ["first observation", "action"])
+def test_more_than_ten_faults_in_a_row_end_the_training(wrong: str) -> None:
+    env = build_vec_env(Faulty(wrong, always=True))
+
+    def go_on() -> None:
+        env.reset()
+        for _ in range(11):
+            env.step(np.full((1, 1), np.nan, np.float32))
+
+    with pytest.raises(EnvironmentFault, match=rf"11 episodes in a row had to be cut.*non-finite {wrong}"):
+        go_on()
+    assert env.faults == 11
+
+
+@pytest.mark.parametrize("wrong", ["observation", "reward", "first observation"])
+def test_a_given_vec_env_whose_episodes_cannot_be_cut_ends_the_training_at_a_non_finite_value(wrong: str) -> None:
+    agent = make_agent("random", make_vec_env(lambda: Faulty(wrong), 2))
+    with pytest.raises(EnvironmentFault, match=r"non-finite .*pass its name or a factory"):
+        agent.learn(100)
 
 
 def test_the_given_settings_are_left_as_they_were() -> None:
