@@ -51,9 +51,7 @@ def train(
         agent = _make_agent(settings, Path(folder))  # before the folder: what was misspelt leaves nothing behind
         with Run.create(folder, settings.to_dict()) as run:
             run.note(command=command_line(), agent_settings=_resolved_settings(agent))
-            session = _Session(run, settings, agent, on_progress)
-            session.measure_random()
-            return session.go()
+            return _Session(run, settings, agent, on_progress).go()
 
 
 def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None) -> TrainingResult:
@@ -76,8 +74,7 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
             )
         with run:
             archive = run.latest_checkpoint()
-            session = _Session(run, settings, agent, on_progress, archive)
-            return session.go()
+            return _Session(run, settings, agent, on_progress, archive).go()
 
 
 def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
@@ -126,6 +123,10 @@ class _Session:
     def go(self) -> TrainingResult:
         """Learn to the end or until interrupted."""
         with self._interruption.listening():
+            # Broken off, it is made up for when the run is resumed; learning then stops after one step, with which
+            # there is a checkpoint to resume from.
+            with self._clock.paused(), self._interruption.breaking_off():
+                self._measure_random()
             self._learn()
             reason = self._interruption.requested
             self.agent.save(self.run.folder / AGENT_FILE)
@@ -139,8 +140,10 @@ class _Session:
         mean = self._last.return_mean if self._last else None
         return TrainingResult(self.run.folder, self.run.status, step, mean, bool(reason) and self._resumable)
 
-    def measure_random(self) -> None:
-        """Log what acting at random brings on the held-out episodes: the zero of every comparison."""
+    def _measure_random(self) -> None:
+        """Log, once, what acting at random brings on the held-out episodes: the zero of every comparison."""
+        if any("reference/random_returns" in row for row in self.run.read_metrics()):
+            return
         s = self.settings
         random = make_agent("random", s.task, seed=s.evaluation_seed)
         returns = _with_gaps(evaluate(random, s.task, s.episodes, s.evaluation_seed))
@@ -183,6 +186,7 @@ class _Session:
                 if name in metrics:
                     self.agent.logger.record(name, metrics[name])
             self.agent.logger.dump(step)
+            self.agent.save(self.run.folder / AGENT_FILE)  # so that a killed run too can be evaluated
             self._save_checkpoint()
             self._report()
 

@@ -13,7 +13,7 @@ import pytest
 from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
 from forethought.core.files import load_archive
 from forethought.core.runs import Run
-from forethought.evaluations import training, worker
+from forethought.evaluations import milestones, training, worker
 from forethought.evaluations.milestones import Clock, Interruption
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.training import load_trained, resume, train
@@ -145,6 +145,47 @@ def test_what_was_logged_after_the_checkpoint_of_a_killed_run_is_logged_once(tmp
     stub.options.clear()
     resume(tmp_path / "run")
     assert [row["step"] for row in evaluations(tmp_path / "run")] == list(range(10, 101, 10))
+
+
+def test_a_killed_run_leaves_the_agent_of_its_last_milestone(tmp_path, stub):
+    def die(agent):
+        if agent.num_timesteps == 57:
+            raise RuntimeError("struck by lightning")
+
+    stub.options["on_step"] = die
+    with pytest.raises(RuntimeError, match="lightning"):
+        train(settings(), tmp_path / "run")
+    assert (tmp_path / "run" / "agent.zip").read_text() == str(sum(range(51)))
+
+
+def test_measuring_the_random_reference_is_not_training_time(tmp_path, stub, monkeypatch):
+    now, real = [0.0], training.evaluate
+
+    def slow(agent, *arguments, **rest):
+        now[0] += 100.0
+        return real(agent, *arguments, **rest)
+
+    monkeypatch.setattr(milestones, "_now", lambda: (now[0], now[0]))
+    monkeypatch.setattr(training, "evaluate", slow)
+    train(settings(), tmp_path / "run")
+    assert {(row["time/cpu_seconds"], row["time/wall_seconds"]) for row in evaluations(tmp_path / "run")} == {(0, 0)}
+
+
+def test_ctrl_c_while_the_random_reference_is_measured_can_be_resumed_with_nothing_missing(tmp_path, stub, monkeypatch):
+    real = training.evaluate
+
+    def interrupted(agent, *arguments, **rest):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was not handled at once")
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    result = train(settings(), tmp_path / "run")
+    assert (result.status, result.step, result.resumable) == ("interrupted", 1, True)
+    monkeypatch.setattr(training, "evaluate", real)
+    resume(tmp_path / "run")
+    references = [row for row in Run.open(tmp_path / "run").read_metrics() if "reference/random_returns" in row]
+    assert [row["step"] for row in references] == [0]
+    assert len(evaluations(tmp_path / "run")) == 10
 
 
 def test_training_time_goes_on_counting_after_a_resume(tmp_path, stub):
