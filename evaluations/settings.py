@@ -81,6 +81,7 @@ class TrainingResult:
         step: environment steps taken.
         return_mean: of the last evaluation, if there was one.
         resumable: whether the run can be continued where it stopped.
+        faults: training episodes that were cut because something in them was not finite.
     """
 
     folder: Path
@@ -88,6 +89,7 @@ class TrainingResult:
     step: int
     return_mean: float | None
     resumable: bool
+    faults: int = 0
 
 
 def command_line() -> str:

@@ -138,7 +138,13 @@ class _Session:
         else:
             self.run.set_status("finished")
         mean = self._last.return_mean if self._last else None
-        return TrainingResult(self.run.folder, self.run.status, step, mean, bool(reason) and self._resumable)
+        resumable = bool(reason) and self._resumable
+        return TrainingResult(self.run.folder, self.run.status, step, mean, resumable, self._faults)
+
+    @property
+    def _faults(self) -> int:
+        """Training episodes cut so far, by the agent's own count if it has one."""
+        return int(getattr(self.agent, "faults", 0))
 
     def _measure_random(self) -> None:
         """Log, once, what acting at random brings on the held-out episodes: the zero of every comparison."""
@@ -180,6 +186,7 @@ class _Session:
             if not metrics:
                 return
             metrics |= {"time/cpu_seconds": self._clock.cpu_seconds, "time/wall_seconds": self._clock.wall_seconds}
+            metrics["env/faults"] = self._faults  # the agent's own log may wait for episodes that are never whole
             step = self.agent.num_timesteps
             self.run.log(metrics, step)
             for name in ("evaluation/return_mean", "evaluation/policy_return_mean"):

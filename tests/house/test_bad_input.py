@@ -20,11 +20,11 @@ VECTOR = Box(-1.0, 1.0, (2,), np.float32)
 
 
 class SpacesOnly(gym.Env):
-    """Mostly asked for its spaces only; ``broken`` is what it gets wrong at the third step of every second episode."""
+    """Mostly asked for its spaces only; ``broken`` is what it gets wrong at the third step of every n-th episode."""
 
-    def __init__(self, observation_space=VECTOR, action_space=VECTOR, broken=None, render_mode=None):
+    def __init__(self, observation_space=VECTOR, action_space=VECTOR, broken=None, every=2, render_mode=None):
         self.observation_space, self.action_space, self.broken = observation_space, action_space, broken
-        self.episode = 0
+        self.episode, self.every = 0, every
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -34,7 +34,7 @@ class SpacesOnly(gym.Env):
     def step(self, action):
         self.time += 1
         assert np.isfinite(action).all()
-        wrong = self.time == 3 and self.episode % 2 == 0
+        wrong = self.time == 3 and self.episode % self.every == 0
         observation = np.full(2, np.nan if wrong and self.broken == "observation" else self.time, np.float32)
         reward = float("inf") if wrong and self.broken == "reward" else 1.0
         return observation, reward, False, self.time >= 6, {}
@@ -206,11 +206,29 @@ def test_a_run_in_use_is_left_alone(forethought, trained, tmp_path):
     assert outcome.is_one_sentence_about("holds a run already"), outcome
 
 
+def options_of(agent, quick):
+    """Return the options of a training of ``agent`` that takes seconds."""
+    sac = ["--steps", "60", "--evaluations", "1", "--episodes", "1", "--set", "learning_starts=50"]
+    return quick if agent == "jepa" else ["--agent", agent, *sac]
+
+
 @pytest.mark.parametrize("broken", ["observation", "reward"])
+@pytest.mark.parametrize("agent", ["jepa", "sac"])
 def test_episodes_with_non_finite_values_are_cut_counted_and_reported(
-    forethought, task, tmp_path, caplog, quick, broken
+    forethought, task, tmp_path, caplog, quick, agent, broken
 ):
-    outcome = forethought("train", task(broken=broken), "--out", tmp_path / "run", *quick)
+    outcome = forethought("train", task(broken=broken), "--out", tmp_path / "run", *options_of(agent, quick))
     assert outcome.code == 0, outcome
     assert f"non-finite {broken}" in caplog.text
-    assert re.search(r"^\d+ episodes were cut because of values that were not finite", outcome.out)
+    assert re.search(r"^\d+ episodes were cut because of non-finite values", outcome.out)
+
+
+@pytest.mark.parametrize("agent", ["jepa", "sac"])
+def test_a_training_of_which_every_episode_is_cut_says_so(forethought, task, tmp_path, quick, agent):
+    name = task(broken="observation", every=1)
+    outcome = forethought("train", name, "--out", tmp_path / "run", *options_of(agent, quick))
+    assert outcome.code == 0, outcome
+    cut = re.match(r"(\d+) episodes were cut because of non-finite values", outcome.out)
+    assert cut, outcome
+    assert int(cut[1]) >= 60 // 3, "of each episode two steps are sound, and the third may count as one"
+    assert "return unknown because every held-out episode was cut" in outcome.out

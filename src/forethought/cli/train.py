@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -134,9 +135,9 @@ def _default_folder(settings: TrainSettings) -> Path:
 
 def _conclude(result: TrainingResult) -> int:
     run, folder = Run.open(result.folder), shlex.quote(str(result.folder))
-    faults = next((row["env/faults"] for row in reversed(run.read_metrics()) if row.get("env/faults")), 0)
-    if faults:
-        print(f"{faults:.0f} episodes were cut because of values that were not finite; none of those was stored.")
+    if result.faults:
+        episodes = "1 episode was" if result.faults == 1 else f"{result.faults} episodes were"
+        print(f"{episodes} cut because of non-finite values; none of those was stored.")
     if result.status == "interrupted":
         print(f"Stopped at step {result.step:,}; everything is saved in {folder}.")
         if result.resumable:
@@ -145,7 +146,12 @@ def _conclude(result: TrainingResult) -> int:
             print("This agent cannot go on from here; evaluate what it has learned, or train it again.")
         reason = run.manifest["reason"] or ""
         return TERMINATED if reason.startswith("SIGTERM") else INTERRUPTED
-    outcome = "" if result.return_mean is None else f", return {result.return_mean:,.1f} on held-out episodes"
+    if result.return_mean is None:
+        outcome = ""
+    elif math.isnan(result.return_mean):
+        outcome = ", return unknown because every held-out episode was cut"
+    else:
+        outcome = f", return {result.return_mean:,.1f} on held-out episodes"
     print(f"Finished {result.step:,} steps{outcome}; the run is in {folder}.")
     print(f"Try: forethought evaluate {folder}")
     return 0
