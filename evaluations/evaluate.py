@@ -110,7 +110,9 @@ def evaluate(
 
     Episode i is reset with the seed ``derive_seed(seed, "evaluation", i)``, so every agent meets the same episodes,
     and none of them is met in training. If the agent has ``initial_state(seeds)``, its randomness too is seeded per
-    episode, and the results do not depend on how many episodes run at once.
+    episode, and the results do not depend on how many episodes run at once, up to floating-point rounding: a matrix
+    product may round differently in a batch of another size, which moves continuous actions in their last digits, and
+    chaotic dynamics amplify that.
 
     Args:
         agent: has ``predict(observations, state, episode_start, deterministic) -> (actions, state)`` over a batch of

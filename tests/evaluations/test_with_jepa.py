@@ -53,6 +53,13 @@ def test_episodes_do_not_depend_on_how_many_run_at_once(trained):
     assert np.array_equal(together.returns, apart.returns)
 
 
+def test_continuous_actions_depend_on_how_many_episodes_run_at_once_only_by_rounding():
+    agent = make_agent("jepa", "Pendulum-v1", **SMALL)
+    together, apart = (evaluate(agent, "Pendulum-v1", 4, max_steps=5, at_once=count) for count in (4, 1))
+    np.testing.assert_allclose(together.returns, apart.returns, rtol=1e-4)
+    assert len(set(together.returns.round(3))) == 4, "the episodes differ by far more than rounding"
+
+
 def test_every_planner_acts_in_the_same_trained_agent(trained):
     agent, chosen = load_trained(trained)
     rows = evaluate_planners(agent, chosen.task, budget=40, episodes=2).rows
