@@ -31,7 +31,7 @@ def build_vec_env(env: Any) -> VecEnv:
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_wrapper
 
-    from .finite import CheckedVecEnv, FiniteVecEnv
+    from ._finite import CheckedVecEnv, FiniteVecEnv
 
     quiet_mujoco()
     if isinstance(env, VecEnv):

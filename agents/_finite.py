@@ -1,6 +1,7 @@
 """Keep non-finite values out of what Stable-Baselines3's algorithms learn from, as ``Environments`` does for ours.
 
-Imports Stable-Baselines3, so it is itself imported only where an environment is built.
+Imports Stable-Baselines3, so it is imported only where an environment is built; the underscore in its name keeps it
+out of the registry's search for agents, which has to stay quick.
 """
 
 from __future__ import annotations
