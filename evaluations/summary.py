@@ -85,11 +85,13 @@ class Summary:
         """Per agent that has a score on every task, "iqm" and "mean" of its normalised scores over tasks and seeds.
 
         0 is what acting at random returns on the task, 1 the best mean score of any agent in this comparison. Empty
-        for a single task, and where random returns are missing or not beaten.
+        for a single task or agent, and where random returns are missing or not beaten.
         """
         normalised: dict[str, list[Array]] = {}
         for task in self.tasks:
             scored = [cell for cell in task.cells if cell.scores is not None]
+            if len(scored) < 2:
+                return {}  # against itself, any agent scores 1
             best = max((float(cell.scores.mean()) for cell in scored if cell.scores is not None), default=0.0)
             low = task.random_return
             if low is None or best <= low:

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         planners = names(options.planners, "--planners")
         how = {"budget": options.budget, "horizon": options.horizon, "episodes": options.episodes, "seed": seed}
         table = swap_planners(agent, task, planners, **how, **play)
-        if options.run.is_dir():
+        if options.run.is_dir() and options.task is None:  # the run's report speaks of the task it was trained in
             table.save(options.run / "planners.json")
         video = next((row.evaluation.video for row in table.rows if row.evaluation), None)
     if video is not None:
