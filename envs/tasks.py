@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 
 from ..core.errors import EnvironmentFault, ForethoughtError, SettingsError, UnknownNameError
-from ..core.registry import Registry
+from ..core.registry import Registry, import_registrations
 from .quiet import quiet_mujoco, require_display, require_drawing
 
 EnvFactory = Callable[..., "gym.Env[Any, Any]"]
@@ -96,7 +93,7 @@ def make_env(name: str, render_mode: str | None = None, **kwargs: Any) -> gym.En
 def _from_gymnasium(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
     module, _, environment = name.rpartition(":")
     if module:
-        _import_registrations(module, name)
+        import_registrations(module, name)
     elif not environment.strip() or (environment not in gym.registry and not _well_formed(environment)):
         raise _unknown(name)
     if kwargs.get("render_mode") is None:
@@ -112,20 +109,6 @@ def _well_formed(name: str) -> bool:
     except gym.error.Error:
         return False
     return True
-
-
-def _import_registrations(module: str, name: str) -> None:
-    """Import the module that registers an id, from the current folder too, as ``python -m`` would."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module exists, and something that it needs does not
-        raise UnknownNameError(
-            f"{name!r}: there is no module {module!r}. Install it, or run from the folder that holds {module}.py."
-        ) from error
 
 
 def _unknown(name: str) -> UnknownNameError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,3 +104,19 @@ def test_messages_suggest_only_what_is_close() -> None:
 
 def test_a_missing_extra_names_its_install_line() -> None:
     assert "pip install 'forethought[contrib]'" in str(errors.missing_extra("tqc", "contrib"))
+
+
+def test_a_module_in_the_current_folder_can_be_named_and_registers_itself(tmp_path, monkeypatch):
+    registry: Registry[object] = Registry("thing")
+    monkeypatch.setitem(sys.modules, "shop_of_this_test", SimpleNamespace(registry=registry))
+    (tmp_path / "things_of_this_test.py").write_text(
+        "from shop_of_this_test import registry\nregistry.register('mine')(object())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    entry = registry.get("things_of_this_test:mine")
+    assert registry.get("mine") is entry
+    with pytest.raises(UnknownNameError, match="no module 'thing_of_no_test'"):
+        registry.get("thing_of_no_test:mine")
+    with pytest.raises(UnknownNameError, match="Did you mean 'mine'"):
+        registry.get("things_of_this_test:minee")

@@ -8,7 +8,9 @@ register through the entry-point group ``forethought.<kind>s``.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -52,8 +54,15 @@ class Registry(Generic[T]):
         return enter
 
     def get(self, name: str) -> T:
-        """Return the entry called ``name``; raise :class:`UnknownNameError` naming the closest one."""
+        """Return the entry called ``name``; raise :class:`UnknownNameError` naming the closest one.
+
+        ``module:name`` imports a module first, from the current folder too, that registers the name.
+        """
         self._discover()
+        module, colon, registered = str(name).rpartition(":")
+        if colon:
+            import_registrations(module, name)
+            name = registered
         if name not in self:
             raise UnknownNameError(f"Unknown {self.kind} {name!r}.{did_you_mean(str(name), self._entries)}")
         return self._entries[name][0]
@@ -95,6 +104,24 @@ class Registry(Generic[T]):
                 self.register(point.name)(point.load())
             except Exception as error:  # another package's fault costs that package's entry only
                 warnings.warn(f"The {self.kind} {point.name!r} ({point.value}) was left out: {error}", stacklevel=2)
+
+
+def import_registrations(module: str, name: str) -> None:
+    """Import the module that registers ``name``, from the current folder too, as ``python -m`` would.
+
+    Raises:
+        UnknownNameError: where there is no such module.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module exists, and something that it needs does not
+        raise UnknownNameError(
+            f"{name!r}: there is no module {module!r}. Install it, or run from the folder that holds {module}.py."
+        ) from error
 
 
 def _reloaded(old: object, new: object) -> bool:

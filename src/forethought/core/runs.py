@@ -74,7 +74,10 @@ class Run:
         lock = FolderLock(folder)
         try:
             if (folder / "config.json").exists():
-                raise RunFolderError(f"{folder} holds a run already: resume it, or choose another folder.")
+                raise RunFolderError(
+                    f"{folder} holds a run already: go on with it (forethought train --resume), choose another folder, "
+                    "or delete it."
+                )
             run = cls(folder, dict(config), {"kind": kind, "status": "running", "reason": None, "starts": []})
             run._lock = lock
             write_json(folder / "config.json", run.config)
@@ -224,7 +227,7 @@ class Run:
         """
         paths = self.checkpoints()
         if not paths:
-            raise CheckpointError(f"{self.folder} holds no checkpoint yet.")
+            raise CheckpointError(f"{self.folder} holds no checkpoint yet: delete it to begin anew.")
         latest = self.folder / "checkpoints" / "LATEST"
         if latest.is_file():
             named = latest.parent / Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name
