@@ -54,8 +54,8 @@ class JEPAAgentSettings(Settings):
     learning_starts: Annotated[int, Range(ge=1)] = 2500
     """Environment steps of uniformly random actions before learning starts."""
     exploration: Annotated[float, Range(ge=0)] = 0.2
-    """Afterwards: standard deviation of the noise on continuous actions in [-1, 1], probability of a random
-    discrete one."""
+    """Afterwards: standard deviation of the noise on continuous actions in [-1, 1]; for discrete ones, the share of
+    uniform choices in what is drawn from the actor, or in what a searching planner chose."""
     batch_size: Annotated[int, Range(ge=2)] = 256
     """Clips per update."""
     updates_per_step: Annotated[float, Range(gt=0)] = 1.0

@@ -168,13 +168,6 @@ def test_learning_goes_on_where_it_stopped(small):
     assert agent._require_training().store.rows == 30
 
 
-def test_evaluating_in_a_shared_environment_does_not_corrupt_the_experience(small):
-    agent = JEPAAgent(Target(), **small).learn(15)
-    evaluate_policy(agent, agent.get_env(), n_eval_episodes=1, warn=False)
-    agent.learn(5, reset_num_timesteps=False)
-    assert agent._require_training().store.episodes == 3
-
-
 def test_the_same_seed_learns_the_same_and_another_does_not(small):
     first, again, other = (JEPAAgent(Target, seed=seed, **small).learn(45) for seed in (3, 3, 4))
     assert same(first, again)
