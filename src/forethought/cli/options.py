@@ -27,8 +27,9 @@ def parse(options: type[Options], command: str, arguments: Sequence[str], descri
         description: begins the help; by default the docstring of ``options``.
 
     Raises:
-        ForethoughtError: a value that the dataclass refuses, in its own words.
-        SystemExit: help was printed (0), or an error that names the nearest option (2).
+        ForethoughtError: a value that the dataclass refuses, in its own words, or arguments that do not fit, with
+            the nearest option.
+        SystemExit: help was printed (0).
     """
     errors, help_text = StringIO(), StringIO()
     with ExitStack() as stack:
@@ -44,9 +45,21 @@ def parse(options: type[Options], command: str, arguments: Sequence[str], descri
         cause = cause.__context__
     if cause is not None:
         raise cause from None
+    if ended.code:
+        raise SettingsError(_in_one_sentence(errors.getvalue(), command))
     sys.stdout.write(help_text.getvalue())
-    sys.stderr.write(errors.getvalue())
     raise ended
+
+
+def _in_one_sentence(box: str, command: str) -> str:
+    """Return what tyro says in a box of several lines: what is wrong, and the nearest option if it knows one."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:] if not line.startswith("╰")]  # without the title
+    text = "\n".join("" if set(line) <= set("─-") else line for line in lines).strip()
+    paragraphs = text.split("\n\n")
+    wrong, *others = (" ".join(paragraph.split()).rstrip(".") for paragraph in paragraphs)
+    nearest = [part.split()[3] for part in others if part.startswith("Perhaps you meant: --")]
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"{wrong}; {hint}forethought {command} --help explains every option."
 
 
 def names(text: str, option: str) -> list[str]:
