@@ -1,11 +1,12 @@
 """Behaviour: actor and critic learned on the latents of a world model, without shaping it.
 
-The critic regresses multi-step returns that bootstrap from a slowly refreshed copy; the actor climbs the critic.
+The critic regresses multi-step returns that bootstrap from copies following slowly; the actor climbs the critic.
 Latents come in detached, so no gradient of either reaches the world model. Rewards are divided by their mean size,
 so that one set of settings serves tasks of any reward scale.
 
-Sources: TD3 (arXiv 1802.09477) for twin critics and target smoothing; multi-step returns on self-predictive
-latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142).
+Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies that follow; multi-step returns on
+self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
+PopArt (arXiv 1602.07714) for an output layer that keeps its values when their scale changes.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class BehaviourSettings(Settings):
     """AdamW's decoupled weight decay."""
     gradient_clip: Annotated[float, Range(gt=0)] = 20.0
     """Largest norm of the whole gradient."""
-    target_refresh: Annotated[int, Range(ge=1)] = 250
-    """Updates between two refreshes of the target copies."""
+    target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
+    """Share of the way that the target copies move towards actor and critic at every update."""
     smoothing: Annotated[float, Range(ge=0)] = 0.2
     """Spread of the noise on target actions (continuous actions)."""
     saturation_penalty: Annotated[float, Range(ge=0)] = 1e-3
@@ -64,7 +65,6 @@ class Behaviour(nn.Module):
     """
 
     reward_scale: Tensor
-    target_reward_scale: Tensor
 
     def __init__(
         self,
@@ -85,7 +85,6 @@ class Behaviour(nn.Module):
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
-        self.register_buffer("target_reward_scale", torch.ones(()))
         self.optimization = Optimization(
             [*self.actor.parameters(), *self.critic.parameters()],
             s.learning_rate,
@@ -112,13 +111,13 @@ class Behaviour(nn.Module):
         Args:
             clip: B clips of T steps.
             latents: (B, T + 1, D) encodings of the clip, detached.
-            mean_reward_size: mean absolute reward of the data; adopted when the target copies are refreshed.
+            mean_reward_size: mean absolute reward of the data, the unit that rewards are measured in from now on.
 
         Returns:
             Scalars by name, detached.
         """
-        if self.optimization.updates % self.settings.target_refresh == 0:
-            self._refresh_targets(mean_reward_size)
+        if mean_reward_size > 0:  # as long as there was no reward, there is no better unit than the last
+            self._measure_rewards_by(mean_reward_size)
         first = latents[:, 0]
         targets = self._targets(clip, latents)
         values = self.critic(first, clip.actions[:, 0])
@@ -130,6 +129,7 @@ class Behaviour(nn.Module):
         gain, saturation = self.actor.objective(first, frozen)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
         self.optimization.step(critic_loss + actor_loss)
+        self._follow()
         return {
             "critic": critic_loss.detach(),
             "actor": actor_loss.detach(),
@@ -152,11 +152,19 @@ class Behaviour(nn.Module):
         last = latents[rows, taken]
         noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.optimization.generator).to(last)
         bootstrap = self.target_actor.expected_value(last, self.target_critic, noise, self.settings.smoothing)
-        value = bootstrap.amin(0) * self.target_reward_scale
-        return (rewards + alive * self.settings.discount**taken * value) / self.reward_scale
+        return rewards / self.reward_scale + alive * self.settings.discount**taken * bootstrap.amin(0)
 
-    def _refresh_targets(self, mean_reward_size: float) -> None:
-        self.target_actor.load_state_dict(self.actor.state_dict())
-        self.target_critic.load_state_dict(self.critic.state_dict())
-        self.target_reward_scale.copy_(self.reward_scale)
-        self.reward_scale.fill_(max(mean_reward_size, 1e-8))
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the target copies towards actor and critic."""
+        for copies, originals in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+            pairs = list(copies.parameters()), list(originals.parameters())
+            torch._foreach_lerp_(*pairs, self.settings.target_rate)
+
+    @torch.no_grad()
+    def _measure_rewards_by(self, size: float) -> None:
+        """Adopt ``size`` as the unit of rewards and values; what the critics say stays the same in reward units."""
+        change = self.reward_scale / size
+        for critic in (self.critic, self.target_critic):
+            critic.rescale(change)
+        self.reward_scale.fill_(size)

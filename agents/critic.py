@@ -48,3 +48,8 @@ class CriticEnsemble(nn.Module):
             if layer < last:
                 hidden = F.silu(F.layer_norm(hidden, hidden.shape[-1:]))
         return hidden.float().reshape(members, *inputs.shape[:-1])
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply all values by ``factor``, a scalar, from now on."""
+        self.weights[-1].mul_(factor)
+        self.biases[-1].mul_(factor)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 SMALL: dict[str, Any] = {
     "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
-    "behaviour": {"hidden": 16, "target_refresh": 20},
+    "behaviour": {"hidden": 16},
     "planning": {"budget": 24, "proposals": 4},
     "learning_starts": 20,
     "batch_size": 8,

@@ -52,14 +52,35 @@ def test_targets_tell_termination_from_truncation(valid, terminated, expected):
     assert behaviour._targets(clip, latents).item() == pytest.approx(expected)
 
 
-def test_targets_and_values_keep_their_units_when_the_reward_scale_changes():
+def test_targets_are_in_units_of_the_reward_scale():
     behaviour = make_behaviour()
-    behaviour.target_critic = behaviour.critic = ConstantCritic()
-    clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
+    behaviour.target_critic = ConstantCritic()
     behaviour.reward_scale.fill_(2.0)
-    behaviour.target_reward_scale.fill_(4.0)
-    assert behaviour._targets(clip, latents).item() == pytest.approx((8 + 0.5 * 3 * 4) / 2)
-    assert behaviour.value(latents[:, 0]).item() == pytest.approx(3 * 2)
+    clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
+    assert behaviour._targets(clip, latents).item() == pytest.approx(8 / 2 + 0.5 * 3)
+
+
+def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
+    behaviour = make_behaviour(learning_rate=1e-9, target_rate=1.0)
+    torch.nn.init.normal_(behaviour.critic.weights[-1])
+    clip, latents = make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4)
+    before = behaviour.value(latents)
+    for size, scale in ((4.0, 4.0), (0.5, 0.5), (0.0, 0.5)):  # nothing can be measured by no reward at all
+        behaviour.update(clip, latents, size)
+        assert behaviour.reward_scale.item() == scale
+        torch.testing.assert_close(behaviour.value(latents), before)
+        copied = behaviour.target_critic(latents, torch.zeros(1, 2, 2))
+        torch.testing.assert_close(copied, behaviour.critic(latents, torch.zeros(1, 2, 2)))
+
+
+def test_target_copies_follow_at_their_rate():
+    behaviour = make_behaviour(target_rate=0.25, learning_rate=1e-2)
+    torch.nn.init.normal_(behaviour.critic.weights[-1])
+    before = [parameter.clone() for parameter in behaviour.target_critic.parameters()]
+    behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0)
+    now = zip(before, behaviour.critic.parameters(), behaviour.target_critic.parameters(), strict=True)
+    for old, learned, copied in now:
+        torch.testing.assert_close(copied, 0.75 * old + 0.25 * learned)
 
 
 def test_the_actor_climbs_the_critic_and_leaves_it_alone():
@@ -91,7 +112,7 @@ def test_the_ensembles_members_are_independent_networks():
 
 
 def test_learning_solves_a_bandit_with_continuous_actions():
-    behaviour = make_behaviour(learning_rate=3e-3, target_refresh=20, discount=0.0)
+    behaviour = make_behaviour(learning_rate=3e-3, discount=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         latents = torch.randn(64, 2, 4, generator=generator)

@@ -88,6 +88,13 @@ def test_without_a_terminal_training_prints_plain_lines(forethought, tmp_path, q
     assert "\x1b" not in outcome.err + outcome.out
 
 
+@pytest.mark.filterwarnings("default:learning starts")
+def test_training_that_ends_before_learning_starts_says_so(forethought, tmp_path, quick):
+    outcome = forethought("train", "Pendulum-v1", "--out", tmp_path / "run", *quick, "--learning-starts", 90)
+    assert outcome.code == 0
+    assert "learning starts after 90 steps, so these 60 gather experience" in outcome.err
+
+
 def test_evaluate_plays_the_agent_as_it_acts_by_itself(forethought, trained, tmp_path):
     film = tmp_path / "film.gif"
     outcome = forethought("evaluate", trained, "--episodes", 1, "--video", film)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ def run(arguments: Sequence[str]) -> int:
                 raise SettingsError("Which task? Such as: forethought train InvertedPendulum-v5.")
             shared = {name: getattr(training, name) for name in field_names(TrainSettings)}
             settings = TrainSettings(**shared | {"agent_settings": options.agent_settings()})
+            _mention_late_learning(settings)
             from ..evaluations.training import train
 
             result = train(settings, training.out or _default_folder(settings), progress)
@@ -125,6 +127,16 @@ def _refuse_changes(training: TrainOptions) -> None:
     if changed:
         raise SettingsError(
             f"--resume goes on with the settings that the run was begun with: leave out {', '.join(changed)}."
+        )
+
+
+def _mention_late_learning(settings: TrainSettings) -> None:
+    starts = settings.agent_settings.get("learning_starts", 0)
+    if settings.steps < starts:
+        warnings.warn(
+            f"learning starts after {starts:,} steps, so these {settings.steps:,} gather experience and nothing is "
+            "learned: give more --steps, or fewer --learning-starts.",
+            stacklevel=2,
         )
 
 
