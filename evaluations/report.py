@@ -78,7 +78,9 @@ def report(
     body.append(_provenance(summary, roots))
     write_atomically(written.html, page.page(headline, _subtitle(summary), body).encode())
     links = "\n".join(f"![{name.replace('_', ' ')}]({name}.png)\n" for name in drawn)
-    write_atomically(written.markdown, f"# {headline}\n\n{summary.to_markdown()}\n{links}".encode())
+    runs = [run for task in summary.tasks for cell in task.cells for run in cell.runs]
+    swapped = "\n".join(table.to_markdown() for run in runs for table in _planner_tables(run))
+    write_atomically(written.markdown, f"# {headline}\n\n{summary.to_markdown()}\n{swapped}\n{links}".encode())
     write_json(written.results, summary.to_dict())
     return written
 

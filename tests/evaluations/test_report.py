@@ -86,10 +86,12 @@ def test_films_and_planner_tables_of_the_runs_are_shown(make_run, tmp_path):
     Image.new("RGB", (4, 4)).save(folder / "videos" / "final.gif")
     table = Table(("planner", "return"), (("icem", "9"),), "title", ("a note",))
     write_json(folder / "planners.json", {"table": table.to_dict()})
-    text = report(tmp_path).html.read_text()
+    written = report(tmp_path)
+    text = written.html.read_text()
     assert "data:image/gif;base64," in text
-    assert "Swapping the planner of jepa on Task-v0, seed 0" in text
     assert "<td>icem</td>" in text
+    for kind in (written.html, written.markdown):
+        assert "Swapping the planner of jepa on Task-v0, seed 0" in kind.read_text()
 
 
 def test_a_foreign_planner_table_does_not_spoil_the_report(make_run, tmp_path):
