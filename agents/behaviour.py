@@ -158,8 +158,8 @@ class Behaviour(nn.Module):
     def _follow(self) -> None:
         """Move the target copies towards actor and critic."""
         for copies, originals in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
-            pairs = list(copies.parameters()), list(originals.parameters())
-            torch._foreach_lerp_(*pairs, self.settings.target_rate)
+            for copied, learned in zip(copies.parameters(), originals.parameters(), strict=True):
+                copied.lerp_(learned, self.settings.target_rate)
 
     @torch.no_grad()
     def _measure_rewards_by(self, size: float) -> None:

@@ -28,7 +28,8 @@ class PlanningSettings(Settings):
     """How much the other proposals are disturbed (standard deviation in [-1, 1]; probability of another choice)."""
     prior_weight: Annotated[float, Range(ge=0)] = 0.3
     """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
-    actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
+    actor's own (for continuous actions, under the disturbance above). Model and critic are to be trusted near the
+    actor only."""
     execute: Annotated[int, Range(ge=1)] = 1
     """Model steps of a plan that are executed before planning anew."""
 

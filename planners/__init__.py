@@ -9,6 +9,7 @@ from __future__ import annotations
 from .base import (
     Planner,
     PlannerSettings,
+    PopulationSettings,
     available_planners,
     make_planner,
     planner_class,
@@ -30,6 +31,7 @@ __all__ = [
     "PlanState",
     "Planner",
     "PlannerSettings",
+    "PopulationSettings",
     "Search",
     "Trace",
     "available_planners",

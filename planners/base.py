@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..core.errors import SettingsError, UnsupportedSpaceError, did_you_mean
 from ..core.registry import Registry
-from ..core.settings import Settings, check_names, field_names
+from ..core.settings import Range, Settings, check_names, field_names
 from .noise import draw_noise
 from .search import Objective, Search
 from .spec import ActionSpec
@@ -90,6 +91,30 @@ class PlannerSettings(Settings):
             else:
                 high = middle - 1
         return self.replace(**{name: low})
+
+
+@dataclass(frozen=True)
+class PopulationSettings(PlannerSettings):
+    """Settings of planners that evaluate a population of candidates again and again, and at last its centre."""
+
+    samples: Annotated[int, Range(ge=1)] = 64
+    """Candidates per iteration, the centre among them."""
+    iterations: Annotated[int, Range(ge=1)] = 5
+    """How often the population is drawn anew."""
+
+    @property
+    def budget(self) -> int:
+        """All iterations, and the last centre."""
+        return self.samples * self.iterations + 1
+
+    @property
+    def max_proposals(self) -> int:
+        """All samples of the first iteration but the warm start."""
+        return self.samples - 1
+
+    def proportions(self, effort: int) -> dict[str, Any]:
+        """Ten times as many samples as iterations: 300 x 30 at 9,000, 60 x 5 at 300."""
+        return {"iterations": max(1, round((effort / 10) ** 0.5))}
 
 
 class Planner(ABC):

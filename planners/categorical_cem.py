@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 
 from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PopulationSettings, register_planner
 from .gaussian import cheapest, moments
 from .search import Search
 from .spec import ActionSpec
 
 
 @dataclass(frozen=True)
-class CategoricalCEMSettings(PlannerSettings):
+class CategoricalCEMSettings(PopulationSettings):
     """Settings of :class:`CategoricalCEM`."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 256, "iterations": 8}}
 
-    samples: Annotated[int, Range(ge=1)] = 64
-    """Candidates per iteration."""
     iterations: Annotated[int, Range(ge=1)] = 4
     """How often the probabilities are fitted."""
     elite_fraction: Annotated[float, Range(gt=0, le=1)] = 0.15
@@ -31,16 +29,6 @@ class CategoricalCEMSettings(PlannerSettings):
     """Share of equal probabilities in the fitted ones, so that no category is ever given up."""
     warm_fraction: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Share of the last plan's choices in the first probabilities."""
-
-    @property
-    def budget(self) -> int:
-        """All iterations, and the most probable plan."""
-        return self.samples * self.iterations + 1
-
-    @property
-    def max_proposals(self) -> int:
-        """All samples of the first iteration but the warm start."""
-        return self.samples - 1
 
     def proportions(self, effort: int) -> dict[str, Any]:
         """Rather more samples than more iterations, after which few new plans come up: 75 x 4 at 300."""

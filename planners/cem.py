@@ -8,39 +8,21 @@ from typing import Annotated, Any, ClassVar
 import torch
 
 from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PopulationSettings, register_planner
 from .gaussian import cheapest, moments
 from .search import Search
 
 
 @dataclass(frozen=True)
-class CEMSettings(PlannerSettings):
+class CEMSettings(PopulationSettings):
     """Settings of :class:`CEM`."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 300, "iterations": 10}}
 
-    samples: Annotated[int, Range(ge=1)] = 64
-    """Candidates per iteration, the mean among them."""
-    iterations: Annotated[int, Range(ge=1)] = 5
-    """How often the Gaussian is fitted."""
     elite_fraction: Annotated[float, Range(gt=0, le=1)] = 0.1
     """Share of the candidates that the Gaussian is fitted to."""
     initial_std: Annotated[float, Range(gt=0)] = 0.5
     """Standard deviation at the start, in halves of the action range."""
-
-    @property
-    def budget(self) -> int:
-        """All iterations, and the last mean."""
-        return self.samples * self.iterations + 1
-
-    @property
-    def max_proposals(self) -> int:
-        """All samples of the first iteration but the warm start."""
-        return self.samples - 1
-
-    def proportions(self, effort: int) -> dict[str, Any]:
-        """Ten times as many samples as iterations: 300 x 30 at 9,000, 60 x 5 at 300."""
-        return {"iterations": max(1, round((effort / 10) ** 0.5))}
 
 
 @register_planner("cem")

@@ -9,21 +9,19 @@ import torch
 from torch import Tensor
 
 from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PopulationSettings, register_planner
 from .gaussian import cheapest, moments
 from .search import Search
 
 
 @dataclass(frozen=True)
-class ICEMSettings(PlannerSettings):
+class ICEMSettings(PopulationSettings):
     """Settings of :class:`ICEM`."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 400, "iterations": 8}}
 
     samples: Annotated[int, Range(ge=1)] = 96
     """Candidates in the first iteration; later ones have fewer."""
-    iterations: Annotated[int, Range(ge=1)] = 5
-    """How often the Gaussian is fitted."""
     decay: Annotated[float, Range(ge=1)] = 1.25
     """Factor gamma by which the candidates become fewer from one iteration to the next."""
     elites: Annotated[int, Range(ge=1)] = 10
@@ -57,10 +55,6 @@ class ICEMSettings(PlannerSettings):
     def max_proposals(self) -> int:
         """All samples of the first iteration but the warm start and the elites carried from the last plan."""
         return self.samples - 1 - self.kept_elites
-
-    def proportions(self, effort: int) -> dict[str, Any]:
-        """As for the cross-entropy method."""
-        return {"iterations": max(1, round((effort / 10) ** 0.5))}
 
 
 @register_planner("icem")

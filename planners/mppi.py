@@ -10,21 +10,17 @@ import torch
 from torch import Tensor
 
 from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PopulationSettings, register_planner
 from .gaussian import moments
 from .search import Search
 
 
 @dataclass(frozen=True)
-class MPPISettings(PlannerSettings):
+class MPPISettings(PopulationSettings):
     """Settings of :class:`MPPI`."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 256, "iterations": 8}}
 
-    samples: Annotated[int, Range(ge=1)] = 64
-    """Candidates per iteration, the mean among them."""
-    iterations: Annotated[int, Range(ge=1)] = 5
-    """How often the mean is moved."""
     effective_fraction: Annotated[float, Range(gt=0, le=1)] = 0.1
     """Effective sample size that the temperature is chosen for, as a share of the candidates."""
     initial_std: Annotated[float, Range(gt=0)] = 0.5
@@ -33,20 +29,6 @@ class MPPISettings(PlannerSettings):
     """Over I iterations the standard deviation falls geometrically to initial_std / I ** annealing; 0 keeps it."""
     noise_colour: Annotated[float, Range(ge=0)] = 0.0
     """Exponent beta of the noise: 0 is white, 2 drifts. More suits smooth tasks and horizons of 10 and above."""
-
-    @property
-    def budget(self) -> int:
-        """All iterations, and the last mean."""
-        return self.samples * self.iterations + 1
-
-    @property
-    def max_proposals(self) -> int:
-        """All samples of the first iteration but the warm start."""
-        return self.samples - 1
-
-    def proportions(self, effort: int) -> dict[str, Any]:
-        """As for the cross-entropy method."""
-        return {"iterations": max(1, round((effort / 10) ** 0.5))}
 
 
 @register_planner("mppi")
