@@ -144,7 +144,7 @@ class GymnasiumVector(_Adapter):
 
 
 class StableBaselinesVector(_Adapter):
-    """A Stable-Baselines3 ``VecEnv``; its environments are seeded once and reset themselves.
+    """A Stable-Baselines3 ``VecEnv``; it is seeded at each :meth:`reset`, and its environments reset themselves.
 
     Args:
         env: the VecEnv.
@@ -163,12 +163,12 @@ class StableBaselinesVector(_Adapter):
                 "not agree. Pass the VecEnv without it: the world model keeps observation statistics of its own."
             )
         super().__init__(env, type(env.unwrapped).__name__, env.observation_space, env.action_space)
-        self._seed = episode_seed(seed, 0, 0)
+        self._seed, self._resets = seed, 0
 
     def reset(self) -> Floats:
-        """Start a fresh episode everywhere."""
-        self.env.seed(self._seed)
-        self.steps = 0
+        """Start a fresh episode everywhere, not one of those before."""
+        self.env.seed(episode_seed(self._seed, 0, self._resets))
+        self.steps, self._resets = 0, self._resets + 1
         return self._encode(self._call("reset"))
 
     def restart(self, mask: Mask, observations: Floats) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as vector_wrappers
 from numpy.typing import NDArray
@@ -183,6 +184,14 @@ def test_a_monitor_that_was_fooled_by_a_cut_episode_is_not_believed(scripted: An
     environments.reset()
     episodes = [environments.step(np.zeros((1, 1))).infos[0].get("episode") for _ in range(5)]
     assert [(one["r"], one["l"]) for one in episodes if one] == [(1.0, 1), (6.75, 3)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resetting_begins_other_episodes_than_before_and_the_same_in_another_run(kind: str) -> None:
+    first, again = (make(kind, [PendulumEnv] * 2) for _ in range(2))
+    begun = [first.reset() for _ in range(2)]
+    assert not np.isin(begun[0][:, 0], begun[1][:, 0]).any()
+    np.testing.assert_array_equal([again.reset() for _ in range(2)], begun)
 
 
 def test_natively_vectorised_environments_with_one_seed_for_all_work() -> None:
