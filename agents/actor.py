@@ -101,18 +101,22 @@ class CategoricalActor(nn.Module):
             self.layers(latents).split(self.groups, -1), noise.split(self.groups, -1), strict=True
         ):
             uniform = (0.5 * (1 + torch.erf(normal / math.sqrt(2)))).clamp(1e-6, 1 - 1e-6)
-            mixed = (1 - amount) * logits.softmax(-1) + amount / logits.shape[-1]
-            choice = (mixed.clamp(min=1e-9).log() - (-uniform.log()).log()).argmax(-1)
+            choice = (_mixed(logits, amount).clamp(min=1e-9).log() - (-uniform.log()).log()).argmax(-1)
             sampled.append(F.one_hot(choice, logits.shape[-1]))
         return torch.cat(sampled, -1).to(latents.dtype)
 
     def surprise(self, latents: Tensor, actions: Tensor, amount: float) -> Tensor:
-        """Return how much less likely (...) ``actions`` (..., A) are than the preferred ones, in nats."""
+        """Return how much less likely (...) ``actions`` (..., A) are than the preferred ones, in nats.
+
+        The likelihood is that of exploring by ``amount`` (above 0), so that even an actor that is all but certain
+        leaves a search its say.
+        """
         nats = []
         for logits, chosen in zip(
             self.layers(latents).split(self.groups, -1), actions.split(self.groups, -1), strict=True
         ):
-            nats.append(logits.amax(-1) - (logits * chosen).sum(-1))
+            mixed = _mixed(logits, amount)
+            nats.append((mixed.amax(-1) / (mixed * chosen).sum(-1)).log())
         return torch.stack(nats).sum(0)
 
     def log_probabilities(self, latents: Tensor) -> Tensor:
@@ -138,6 +142,11 @@ class CategoricalActor(nn.Module):
         count = len(self.joint_actions)
         repeated = latents.unsqueeze(-2).expand(*latents.shape[:-1], count, latents.shape[-1])
         return critic(repeated, self.joint_actions.expand(*latents.shape[:-1], *self.joint_actions.shape))
+
+
+def _mixed(logits: Tensor, amount: float) -> Tensor:
+    """Return probabilities (..., C): those of ``logits`` (..., C), and equal ones with probability ``amount``."""
+    return (1 - amount) * logits.softmax(-1) + amount / logits.shape[-1]
 
 
 def _joint_actions(groups: tuple[int, ...]) -> Tensor:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 HELD_OUT_ROWS = 128
 _COUNTERS = ("steps", "owed", "frontier", "checked", "in_control", "reward_size_sum", "episodes_done")
 METRIC_UPDATES = 100
+CATCH_UP = 10
+"""How many times its own updates a step may make while those of the first, random steps are made up for. All at once
+they would keep the callbacks, and whoever wants to stop, waiting for minutes."""
 
 
 class OnlineTraining:
@@ -91,10 +94,11 @@ class OnlineTraining:
                 | {"actions": self.environments.action_codec.decode(actions), "env": agent.get_env()}
             )
             go_on = callback.on_step()
+            self.owed += taken * settings.updates_per_step
             if self.steps >= self._warm_up:  # even if this was the last step, so that resuming is exact
-                self.owed += taken * settings.updates_per_step
-                self.learn(int(self.owed))
-                self.owed -= int(self.owed)
+                updates = int(min(self.owed, max(1.0, CATCH_UP * taken * settings.updates_per_step)))
+                self.learn(updates)
+                self.owed -= updates
             if log_interval and self.episodes_done >= last_logged + log_interval:
                 last_logged = self.episodes_done
                 agent.dump_logs()

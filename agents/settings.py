@@ -28,8 +28,7 @@ class PlanningSettings(Settings):
     """How much the other proposals are disturbed (standard deviation in [-1, 1]; probability of another choice)."""
     prior_weight: Annotated[float, Range(ge=0)] = 0.3
     """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
-    actor's own (for continuous actions, under the disturbance above). Model and critic are to be trusted near the
-    actor only."""
+    actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
     execute: Annotated[int, Range(ge=1)] = 1
     """Model steps of a plan that are executed before planning anew."""
 
@@ -60,7 +59,8 @@ class JEPAAgentSettings(Settings):
     batch_size: Annotated[int, Range(ge=2)] = 256
     """Clips per update."""
     updates_per_step: Annotated[float, Range(gt=0)] = 1.0
-    """Updates of model, critic and actor per environment step."""
+    """Updates of model, critic and actor per environment step; those of the random steps are made up for once learning
+    starts."""
     num_envs: Annotated[int, Range(ge=1)] = 1
     """Environments stepped together, where the agent builds them."""
     health_interval: Annotated[int, Range(ge=10)] = 500
