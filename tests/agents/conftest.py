@@ -7,7 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
+
+from forethought import JEPAAgent
 
 SMALL: dict[str, Any] = {
     "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
@@ -42,6 +45,15 @@ class Target(gym.Env):
     def _observe(self):
         self.observation_space.seed(int(self.np_random.integers(2**31)))
         return self.observation_space.sample()
+
+
+def weights(agent: JEPAAgent) -> dict[str, torch.Tensor]:
+    return {**agent.model.state_dict(), **{f"b.{k}": v for k, v in agent.behaviour.state_dict().items()}}
+
+
+def same(first: JEPAAgent, second: JEPAAgent) -> bool:
+    ours, theirs = weights(first), weights(second)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.fixture

@@ -23,19 +23,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from forethought import JEPAAgent, make_agent
 from forethought.core.errors import CheckpointError, SettingsError, UnknownNameError, UnsupportedSpaceError
 from forethought.core.files import save_archive
-from forethought.world_model import measure_health
 
-from .conftest import Target
-
-
-def weights(agent: JEPAAgent) -> dict[str, torch.Tensor]:
-    return {**agent.model.state_dict(), **{f"b.{k}": v for k, v in agent.behaviour.state_dict().items()}}
-
-
-def same(first: JEPAAgent, second: JEPAAgent) -> bool:
-    ours, theirs = weights(first), weights(second)
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
-
+from .conftest import Target, same, weights
 
 ACTION_SPACES = [
     spaces.Box(-1, 1, (2,), np.float32),
@@ -150,12 +139,6 @@ def test_it_learns_in_vector_environments_of_both_libraries(small):
         assert agent.num_timesteps >= 60
         assert agent.learner.optimization.updates >= 30
         evaluate_policy(agent, make_vec_env(Target, 2), n_eval_episodes=2)
-
-
-def test_truncation_is_never_taken_for_termination(small):
-    for terminal in (False, True):
-        agent = JEPAAgent(lambda terminal=terminal: Target(terminal=terminal), **small).learn(40)
-        assert agent._require_training().store.arrays()["terminated"].any() == terminal
 
 
 def test_learning_goes_on_where_it_stopped(small):
@@ -292,28 +275,12 @@ def test_a_loaded_agent_learns_on_without_acting_at_random(small, tmp_path):
     assert agent.num_timesteps == 90
 
 
-def test_noise_goes_on_from_one_learn_to_the_next(small):
-    agent = JEPAAgent(Target, **small).learn(40)
-    ticks = agent._require_training().control.plan.ticks[0]
-    agent.learn(10)
-    assert agent._require_training().control.plan.ticks[0] == ticks + 10
-
-
 def test_a_seed_of_none_is_drawn_anew(small):
     assert JEPAAgent(Target, seed=None, **small).seed != JEPAAgent(Target, seed=None, **small).seed
 
 
 def test_logs_can_be_dumped_before_learning(small):
     JEPAAgent(Target, **small).dump_logs()
-
-
-def test_one_skipped_update_does_not_spoil_the_logged_losses(small):
-    agent = JEPAAgent(Target, **small).learn(40)
-    training = agent._require_training()
-    training.store.arrays()["rewards"][:] = np.nan
-    training.learn(1)
-    assert agent.learner.optimization.skipped == 1
-    assert all(value.isfinite() for value in training.metrics.values())
 
 
 def test_files_that_lack_a_field_are_refused(small, tmp_path):
@@ -334,61 +301,6 @@ def test_the_policy_planner_can_choose_among_several_proposals(small):
     agent = JEPAAgent(Target, **small)
     assert agent.planning_with("policy").controller.proposals == 1
     assert agent.planning_with("policy", proposals=8).controller.proposals == 8
-
-
-@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"num_envs": 2},
-        {"acting": {"planner": "auto", "horizon": 3, "budget": 24, "execute": 2}},
-        {"num_envs": 2, "model": {"latent_dims": 8, "hidden": 16, "block": 2, "target": "copy"}},
-        {"learner": {"precision": "bf16"}, "model": {"latent_dims": 8, "hidden": 16, "regularize": "projector"}},
-    ],
-    ids=["one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"],
-)
-def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small):
-    settings = {**small, **changes}
-
-    def make() -> JEPAAgent:
-        return JEPAAgent(lambda: Target(space), seed=1, **settings)
-
-    unbroken = make().learn(34)
-    documents, tensors = unbroken.checkpoint()
-    unbroken.learn(30, reset_num_timesteps=False)
-    resumed = make()
-    assert resumed.restore(documents, tensors)
-    resumed.learn(30, reset_num_timesteps=False)
-    assert same(unbroken, resumed)
-
-
-def test_health_is_measured_on_distinct_states_that_were_not_learned_from(small, monkeypatch):
-    seen = []
-
-    def recorded(model, clip, generator):
-        training = agent._require_training()
-        seen.append((training.frontier, training.store.rows, clip))
-        return measure_health(model, clip, generator)
-
-    monkeypatch.setattr("forethought.agents.online.measure_health", recorded)
-    agent = JEPAAgent(Target, **small)
-    agent.learn(150)
-    assert len(seen) >= 4
-    for frontier, rows, clip in seen:
-        assert clip.batch == rows - frontier == 12  # half of the interval of 25
-        stored = agent._require_training().store.arrays()["observations"][frontier:rows]
-        np.testing.assert_array_equal(clip.observations[:, 0].numpy(), stored)
-
-
-def test_health_is_always_logged(small, tmp_path):
-    agent = JEPAAgent(Target, **small)
-    agent.set_logger(configure(str(tmp_path), ["csv"]))
-    agent.learn(120, log_interval=1)
-    agent.logger.close()
-    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
-    expected = {"spread_mean", "spread_min", "sigreg", "effective_rank", "open_loop_error_3", "no_change_error_3"}
-    assert {f"health/{name}" for name in expected} <= set(header)
 
 
 def test_misspelt_settings_name_the_nearest(small):

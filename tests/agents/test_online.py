@@ -1,0 +1,111 @@
+"""The online loop: updates, noise, health, and a checkpoint at any step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+
+from forethought import JEPAAgent
+from forethought.agents.online import CATCH_UP
+from forethought.world_model import measure_health
+
+from .conftest import Target, same
+
+
+def test_updates_of_the_random_steps_are_made_up_for_step_by_step(small):
+    made = []
+
+    def count(local, _):
+        made.append(local["self"].learner.optimization.updates)
+        return True
+
+    JEPAAgent(lambda: Target(), **small | {"updates_per_step": 0.5, "learning_starts": 30}).learn(60, count)
+    per_step = np.diff(made)
+    assert made[29] == 0  # the callback comes before the step's updates
+    assert per_step[29] == CATCH_UP * 0.5
+    assert max(per_step) == CATCH_UP * 0.5
+    assert made[-1] == 59 // 2  # as if learning had started at once
+
+
+def test_rare_updates_are_made_all_the_same(small):
+    agent = JEPAAgent(lambda: Target(), **small | {"updates_per_step": 0.05}).learn(60)
+    assert agent.learner.optimization.updates == 3
+
+
+def test_truncation_is_never_taken_for_termination(small):
+    for terminal in (False, True):
+        agent = JEPAAgent(lambda terminal=terminal: Target(terminal=terminal), **small).learn(40)
+        assert agent._require_training().store.arrays()["terminated"].any() == terminal
+
+
+def test_noise_goes_on_from_one_learn_to_the_next(small):
+    agent = JEPAAgent(Target, **small).learn(40)
+    ticks = agent._require_training().control.plan.ticks[0]
+    agent.learn(10)
+    assert agent._require_training().control.plan.ticks[0] == ticks + 10
+
+
+def test_one_skipped_update_does_not_spoil_the_logged_losses(small):
+    agent = JEPAAgent(Target, **small).learn(40)
+    training = agent._require_training()
+    training.store.arrays()["rewards"][:] = np.nan
+    training.learn(1)
+    assert agent.learner.optimization.skipped == 1
+    assert all(value.isfinite() for value in training.metrics.values())
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_envs": 2},
+        {"acting": {"planner": "auto", "horizon": 3, "budget": 24, "execute": 2}},
+        {"num_envs": 2, "model": {"latent_dims": 8, "hidden": 16, "block": 2, "target": "copy"}},
+        {"learner": {"precision": "bf16"}, "model": {"latent_dims": 8, "hidden": 16, "regularize": "projector"}},
+    ],
+    ids=["one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"],
+)
+def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small):
+    settings = {**small, **changes}
+
+    def make() -> JEPAAgent:
+        return JEPAAgent(lambda: Target(space), seed=1, **settings)
+
+    unbroken = make().learn(34)
+    documents, tensors = unbroken.checkpoint()
+    unbroken.learn(30, reset_num_timesteps=False)
+    resumed = make()
+    assert resumed.restore(documents, tensors)
+    resumed.learn(30, reset_num_timesteps=False)
+    assert same(unbroken, resumed)
+
+
+def test_health_is_measured_on_distinct_states_that_were_not_learned_from(small, monkeypatch):
+    seen = []
+
+    def recorded(model, clip, generator):
+        training = agent._require_training()
+        seen.append((training.frontier, training.store.rows, clip))
+        return measure_health(model, clip, generator)
+
+    monkeypatch.setattr("forethought.agents.online.measure_health", recorded)
+    agent = JEPAAgent(Target, **small)
+    agent.learn(150)
+    assert len(seen) >= 4
+    for frontier, rows, clip in seen:
+        assert clip.batch == rows - frontier == 12  # half of the interval of 25
+        stored = agent._require_training().store.arrays()["observations"][frontier:rows]
+        np.testing.assert_array_equal(clip.observations[:, 0].numpy(), stored)
+
+
+def test_health_is_always_logged(small, tmp_path):
+    agent = JEPAAgent(Target, **small)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(120, log_interval=1)
+    agent.logger.close()
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    expected = {"spread_mean", "spread_min", "sigreg", "effective_rank", "open_loop_error_3", "no_change_error_3"}
+    assert {f"health/{name}" for name in expected} <= set(header)
