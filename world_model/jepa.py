@@ -19,9 +19,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..core.clip import Clip, ClipSpec
+from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
 from .heads import ContinueHead, TwoHotHead
-from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
+from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
 from .sigreg import SIGReg, unit_directions
 from .state import Imagination, LatentState, Step
 
@@ -32,6 +33,9 @@ class JEPASettings(Settings):
 
     latent_dims: Annotated[int, Range(ge=1)] = 64
     """Width D of the latent."""
+    latent_form: LatentForm = "free"
+    """Form of every latent, encoded or predicted: free; layer, normalised over its dimensions; simplicial,
+    probabilities within groups of 8."""
     hidden: Annotated[int, Range(ge=1)] = 256
     """Width of the hidden layers of encoder and predictor."""
     unroll: Annotated[int, Range(ge=1, le=64)] = 3
@@ -46,6 +50,8 @@ class JEPASettings(Settings):
     """What SIGReg is applied to: the latent, a learned projection of it, or nothing at all."""
     regularizer_weight: Annotated[float, Range(ge=0)] = 0.05
     """Weight of SIGReg beside the prediction error (mean over dimensions)."""
+    regularize_mean: bool = True
+    """Whether SIGReg holds the mean at zero, too; if not, only the shape of the distribution around it."""
     directions: Annotated[int, Range(ge=1)] = 64
     """Random directions per SIGReg evaluation."""
     projector_dims: Annotated[int, Range(ge=1)] = 32
@@ -58,6 +64,13 @@ class JEPASettings(Settings):
     """Weight of the reward head's cross-entropy."""
     continue_weight: Annotated[float, Range(ge=0)] = 0.1
     """Weight of the continue head's cross-entropy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latent_form == "simplicial" and self.latent_dims % SIMPLEX:
+            raise SettingsError(
+                f"JEPASettings.latent_dims = {self.latent_dims} must be a multiple of {SIMPLEX} for simplicial latents."
+            )
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,8 @@ class JEPA(nn.Module):
         s = settings or JEPASettings()
         self.settings, self.observation_dims, self.action_dims = s, observation_dims, action_dims
         self.normalizer = RunningNormalizer(observation_dims)
-        self.encoder = encoder or MLPEncoder(observation_dims, s.latent_dims, [s.hidden, s.hidden])
-        self.predictor = predictor or ResidualPredictor(s.latent_dims, action_dims, s.hidden)
+        self.encoder = encoder or MLPEncoder(observation_dims, s.latent_dims, [s.hidden] * 2, s.latent_form)
+        self.predictor = predictor or ResidualPredictor(s.latent_dims, action_dims, s.hidden, s.latent_form)
         self.reward_head = reward_head or (TwoHotHead(self.predictor.features, s.reward_bins) if s.heads else None)
         self.continue_head = continue_head or (ContinueHead(self.predictor.features) if s.heads else None)
         self.projector = mlp(s.latent_dims, [s.hidden], s.projector_dims) if s.regularize == "projector" else None
@@ -219,6 +232,9 @@ class JEPA(nn.Module):
     def _regularization(self, latents: Tensor, valid: Tensor, directions: Tensor) -> Tensor:
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)  # the first observation is always real
         subject = self.projector(latents) if self.projector else latents
+        if not self.settings.regularize_mean:
+            share = (seen / seen.sum(0)).unsqueeze(-1)  # (B, T + 1, 1); every step has a real observation or no share
+            subject = subject - (share.nan_to_num() * subject).sum(0)
         statistic: Tensor = self.regularizer(subject.transpose(0, 1), directions, seen.T)
         return statistic
 

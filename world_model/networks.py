@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -17,19 +19,49 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
-class MLPEncoder(nn.Module):
-    """Encodes normalised observations (..., O) into latents (..., D).
+LatentForm = Literal["free", "layer", "simplicial"]
+SIMPLEX = 8
+"""Dimensions of one simplex of a simplicial latent."""
 
-    Nothing normalises the output: an isotropic Gaussian must be within reach of the regularizer.
+
+class LatentNorm(nn.Module):
+    """Gives latents (..., D) the form that all of them have, whether encoded or predicted.
+
+    Args:
+        form: "free" leaves them as they are, so that an isotropic Gaussian is within reach of the regularizer; "layer"
+            gives each mean 0 and variance 1 over its dimensions; "simplicial" makes probabilities of every 8
+            dimensions (TD-MPC2, arXiv 2310.16828, section 3.1).
     """
 
-    def __init__(self, observation_dims: int, latent_dims: int, hidden: Sequence[int]) -> None:
+    def __init__(self, form: LatentForm) -> None:
         super().__init__()
-        self.layers = mlp(observation_dims, hidden, latent_dims)
+        self.form = form
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return latents (..., D) made of any ``values`` (..., D)."""
+        if self.form == "layer":
+            return F.layer_norm(values, values.shape[-1:])
+        if self.form == "simplicial":
+            return values.unflatten(-1, (-1, SIMPLEX)).softmax(-1).flatten(-2)
+        return values
+
+    def move(self, latents: Tensor, change: Tensor) -> Tensor:
+        """Return ``latents`` (..., D) after ``change`` (..., D), in the same form; no change leaves them alone."""
+        return self(latents.clamp(min=1e-6).log() + change if self.form == "simplicial" else latents + change)
+
+
+class MLPEncoder(nn.Module):
+    """Encodes normalised observations (..., O) into latents (..., D) of one form."""
+
+    def __init__(
+        self, observation_dims: int, latent_dims: int, hidden: Sequence[int], form: LatentForm = "free"
+    ) -> None:
+        super().__init__()
+        self.layers, self.norm = mlp(observation_dims, hidden, latent_dims), LatentNorm(form)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return latents (..., D)."""
-        latents: Tensor = self.layers(observations)
+        latents: Tensor = self.norm(self.layers(observations))
         return latents
 
 
@@ -40,9 +72,9 @@ class ResidualPredictor(nn.Module):
     are encoded in one product before the latents are unrolled.
     """
 
-    def __init__(self, latent_dims: int, action_dims: int, hidden: int) -> None:
+    def __init__(self, latent_dims: int, action_dims: int, hidden: int, form: LatentForm = "free") -> None:
         super().__init__()
-        self.features = hidden
+        self.features, self.norm = hidden, LatentNorm(form)
         self.action_encoder = nn.Linear(action_dims, hidden, bias=False)
         self.latent_layer = nn.Linear(latent_dims, hidden)
         self.trunk = nn.Sequential(
@@ -60,7 +92,7 @@ class ResidualPredictor(nn.Module):
             encoded_actions: (..., F), the output of ``action_encoder``.
         """
         features = self.trunk(self.latent_layer(latents) + encoded_actions)
-        return latents + self.change(features), features
+        return self.norm.move(latents, self.change(features)), features
 
 
 class RunningNormalizer(nn.Module):

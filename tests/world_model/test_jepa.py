@@ -130,6 +130,33 @@ def test_the_target_copy_is_refreshed_on_schedule():
     assert states == [True, True, False, True]
 
 
+@pytest.mark.parametrize("form", ["layer", "simplicial"])
+def test_encoded_and_predicted_latents_have_the_same_form(form):
+    model = make_model(latent_form=form)
+    encoded = model.encode(torch.randn(3, 4))
+    imagined = model.imagine(LatentState(encoded), torch.rand(3, 2, 4, 2)).latents
+    for latents in (encoded, imagined):
+        if form == "layer":
+            torch.testing.assert_close(latents.square().mean(-1), torch.ones(latents.shape[:-1]), rtol=1e-3, atol=0)
+        else:
+            torch.testing.assert_close(latents.sum(-1), torch.ones(latents.shape[:-1]))
+
+
+def test_simplicial_latents_come_in_groups():
+    with pytest.raises(SettingsError, match="latent_dims = 12 must be a multiple of 8"):
+        JEPASettings(latent_dims=12, latent_form="simplicial")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_the_mean_is_free_where_sigreg_does_not_hold_it(held):
+    model, clip = make_model(regularize_mean=held), make_clip(64)
+    clip.valid[:5, 1:] = 0
+    directions = model.draw_directions(torch.Generator().manual_seed(0))
+    before = model(clip, directions).regularization
+    torch.nn.init.constant_(model.encoder.layers[-1].bias, 0.7)
+    assert torch.isclose(model(clip, directions).regularization, before, rtol=1e-3) == (not held)
+
+
 def test_sigreg_can_be_moved_to_a_projector():
     model = make_model(regularize="projector", projector_dims=5)
     directions = model.draw_directions(torch.Generator().manual_seed(0))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from forethought.world_model import ContinueHead, ResidualPredictor, RunningNormalizer, TwoHotHead, symexp, symlog
+from forethought.world_model.networks import SIMPLEX, LatentNorm
 
 
 def test_statistics_gathered_in_pieces_are_those_of_the_whole():
@@ -35,6 +36,21 @@ def test_statistics_travel_with_the_state_dict():
     second.load_state_dict(first.state_dict())
     probe = torch.randn(5, 2)
     assert torch.equal(first(probe), second(probe))
+
+
+@pytest.mark.parametrize("form", ["free", "layer", "simplicial"])
+def test_latents_keep_their_form_when_they_move_and_stay_where_nothing_changes(form):
+    norm, generator = LatentNorm(form), torch.Generator().manual_seed(0)
+    latents = norm(torch.randn(5, 16, generator=generator))
+    torch.testing.assert_close(norm.move(latents, torch.zeros(5, 16)), latents, rtol=1e-4, atol=1e-5)
+    moved = norm.move(latents, torch.randn(5, 16, generator=generator))
+    assert (moved - latents).abs().mean() > 0.01
+    if form == "layer":
+        torch.testing.assert_close(moved.mean(1), torch.zeros(5), rtol=0, atol=1e-5)
+        torch.testing.assert_close(moved.std(1, unbiased=False), torch.ones(5), rtol=1e-4, atol=0)
+    if form == "simplicial":
+        assert (moved > 0).all()
+        torch.testing.assert_close(moved.unflatten(1, (2, SIMPLEX)).sum(2), torch.ones(5, 2))
 
 
 def test_symexp_undoes_symlog():
