@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -59,6 +59,7 @@ class JEPAAgent(SB3Surface):
     """
 
     Settings = JEPAAgentSettings
+    Model: ClassVar[type[JEPA]] = JEPA
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class JEPAAgent(SB3Surface):
         # Weights are initialised from torch's global generator: fork it, so that neither side disturbs the other.
         with torch.random.fork_rng(devices=[]):  # the host's generator only
             torch.default_generator.manual_seed(self.stream("weights"))
-            self.model = JEPA(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
+            self.model = self.Model(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
             self.behaviour = Behaviour(
                 s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, self.stream("behaviour")
             ).to(self.device)

@@ -29,6 +29,8 @@ class CompareSettings(Settings):
     """Tasks by name."""
     agents: tuple[str, ...] = ("jepa", "sac")
     """Agents by name; the others are compared with the first."""
+    variants: dict[str, str] = field(default_factory=dict)
+    """The agent behind each of ``agents`` that is not called by its own name."""
     seeds: Annotated[int, Range(ge=1)] = 3
     """Runs per agent and task, with the seeds 0, 1, ... One tells nothing of the spread; five are a claim."""
     steps: Annotated[int, Range(ge=1)] = 10_000
@@ -46,7 +48,7 @@ class CompareSettings(Settings):
     video: bool = True
     """Film the last evaluation of each agent's first seed."""
     agent_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The agents' own settings, by agent."""
+    """The agents' own settings, by what ``agents`` calls them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,16 +56,18 @@ class CompareSettings(Settings):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise SettingsError(f"CompareSettings.{name} = {values!r} must name at least one, and none twice.")
-        unknown = [name for name in self.agent_settings if name not in self.agents]
-        if unknown:
-            raise SettingsError(f"agent_settings names {unknown[0]!r}, which is not among the agents compared.")
+        for field_name in ("variants", "agent_settings"):
+            unknown = [name for name in getattr(self, field_name) if name not in self.agents]
+            if unknown:
+                raise SettingsError(f"{field_name} names {unknown[0]!r}, which is not among the agents compared.")
 
     def runs(self) -> list[TrainSettings]:
         """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""
         return [
             TrainSettings(
                 task=task,
-                agent=agent,
+                agent=self.variants.get(agent, agent),
+                label=agent if agent in self.variants else "",
                 steps=self.steps,
                 seed=seed,
                 evaluations=self.evaluations,
@@ -109,7 +113,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     report(jobs, None)
     run_jobs(jobs, settings.jobs or _cores(), lambda job: report(jobs, job))
     unmade = [
-        f"{job.settings.agent} on {job.settings.task}, seed {job.settings.seed}, could not begin: {job.reason}"
+        f"{job.settings.name} on {job.settings.task}, seed {job.settings.seed}, could not begin: {job.reason}"
         for job in jobs
         if job.state == "failed" and not (job.folder / "config.json").exists()
     ]
@@ -134,7 +138,7 @@ def _check(runs: Sequence[TrainSettings]) -> None:
     from ..agents import make_agent
 
     with isolated_generators(0):  # SB3's models seed the global ones
-        for run in {(run.task, run.agent): run for run in runs}.values():
+        for run in {(run.task, run.name): run for run in runs}.values():
             make_agent(run.agent, run.task, seed=run.seed, device=run.device, **run.agent_settings)
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 from ..core.errors import RunFolderError
 from ..core.locks import FolderLock
 from ..core.runs import Run
-from .settings import TrainSettings
+from .settings import TrainSettings, settings_of
 
 WORKER = "forethought.evaluations.worker"
 LOG_FILE = "log.txt"
@@ -56,7 +56,7 @@ class Job:
     @property
     def name(self) -> str:
         """What the job is called."""
-        return f"{self.settings.task}  {self.settings.agent}  seed {self.settings.seed}"
+        return f"{self.settings.task}  {self.settings.name}  seed {self.settings.seed}"
 
     def prepare(self) -> None:
         """Find out what an earlier call left: nothing, a finished run, or one to go on with.
@@ -69,10 +69,10 @@ class Job:
         if not (self.folder / "config.json").exists():
             return
         run = Run.open(self.folder)
-        asked, found = json.loads(json.dumps(self.settings.to_dict())), run.config
-        changed = [name for name in asked if found.get(name) != asked[name]]
+        asked, found = (json.loads(json.dumps(one.to_dict())) for one in (self.settings, settings_of(run)))
+        changed = [name for name in asked if found[name] != asked[name]]
         if changed:
-            listed = "; ".join(f"{name} was {found.get(name)!r}, is {asked[name]!r}" for name in changed)
+            listed = "; ".join(f"{name} was {found[name]!r}, is {asked[name]!r}" for name in changed)
             raise RunFolderError(
                 f"{self.folder} holds a run with other settings ({listed}): choose another folder, or these settings."
             )
@@ -151,8 +151,8 @@ class Job:
 
 def folder_of(root: Path, settings: TrainSettings) -> Path:
     """Return where a comparison keeps a run: ``root/task/agent/seed_k``."""
-    task = re.sub(r"[^\w.-]+", "_", settings.task)
-    return root / task / settings.agent / f"seed_{settings.seed}"
+    task, agent = (re.sub(r"[^\w.-]+", "_", name) for name in (settings.task, settings.name))
+    return root / task / agent / f"seed_{settings.seed}"
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None], None]) -> None:

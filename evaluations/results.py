@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ForethoughtError, RunFolderError
 from ..core.runs import Run, Status
-from .settings import TrainSettings
+from .settings import TrainSettings, settings_of
 
 Array = NDArray[np.float64]
 
@@ -57,13 +57,13 @@ class RunResult:
 
     @property
     def variant(self) -> str:
-        """What tells agents apart beside the seed: the agent's name and settings, as text that sorts."""
-        return json.dumps([self.settings.agent, self.agent_settings], sort_keys=True)
+        """What tells agents apart beside the seed: what they are called and their settings, as text that sorts."""
+        return json.dumps([self.settings.name, self.agent_settings], sort_keys=True)
 
     @property
     def name(self) -> str:
         """How notes call the run."""
-        return f"{self.settings.agent} on {self.settings.task}, seed {self.settings.seed}"
+        return f"{self.settings.name} on {self.settings.task}, seed {self.settings.seed}"
 
 
 def read_run(folder: str | os.PathLike[str]) -> RunResult:
@@ -73,10 +73,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
         RunFolderError: no run, or one that was not made by :func:`~.training.train`.
     """
     run = Run.open(folder)
-    try:
-        settings = TrainSettings.from_dict(run.config)
-    except ForethoughtError as error:
-        raise RunFolderError(f"{folder} does not hold a training run: {error}") from error
+    settings = settings_of(run)
     rows = run.read_metrics()
     judged = list({row["step"]: row for row in rows if "evaluation/returns" in row}.values())  # the last of each step
     random = next((row["reference/random_returns"] for row in rows if "reference/random_returns" in row), None)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..core.runs import Status
+from ..core.errors import RunFolderError, SettingsError
+from ..core.runs import Run, Status
 from ..core.settings import Range, Settings
 
 
@@ -21,6 +22,8 @@ class TrainSettings(Settings):
     """Task by name, any Gymnasium id, or module:Name-v0."""
     agent: str = "jepa"
     """Agent by name."""
+    label: str = ""
+    """What results call it, where several variants of one agent are compared; by default the agent's name."""
     steps: Annotated[int, Range(ge=1)] = 10_000
     """Environment steps to learn for."""
     seed: Annotated[int, Range(ge=0)] = 0
@@ -39,6 +42,11 @@ class TrainSettings(Settings):
     """Film the first held-out episode of the last evaluation."""
     agent_settings: dict[str, Any] = field(default_factory=dict)
     """The agent's own settings."""
+
+    @property
+    def name(self) -> str:
+        """What results call the agent."""
+        return self.label or self.agent
 
     @property
     def milestones(self) -> list[int]:
@@ -90,6 +98,18 @@ class TrainingResult:
     return_mean: float | None
     resumable: bool
     faults: int = 0
+
+
+def settings_of(run: Run) -> TrainSettings:
+    """Return what a run was asked for; settings that it is too old to know have their defaults.
+
+    Raises:
+        RunFolderError: it is not a training run.
+    """
+    try:
+        return TrainSettings.from_dict(run.config)
+    except SettingsError as error:
+        raise RunFolderError(f"{run.folder} does not hold a training run: {error}") from error
 
 
 def command_line() -> str:

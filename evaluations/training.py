@@ -25,7 +25,7 @@ from ..core.settings import Settings
 from .evaluate import Evaluation, evaluate
 from .milestones import PROGRESS_EVERY_S, Clock, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import bare_policy
-from .settings import Progress, TrainingResult, TrainSettings, command_line
+from .settings import Progress, TrainingResult, TrainSettings, command_line, settings_of
 
 AGENT_FILE = "agent.zip"
 OnProgress = Callable[[Progress], None]
@@ -62,7 +62,7 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
         CheckpointError: no valid checkpoint.
     """
     run = Run.open(folder)
-    settings = TrainSettings.from_dict(run.config)
+    settings = settings_of(run)
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
     with _threads(settings.threads):
@@ -85,7 +85,7 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
         CheckpointError: a damaged or foreign agent file; nothing in it is executed.
     """
     run = Run.open(folder)
-    settings = TrainSettings.from_dict(run.config)
+    settings = settings_of(run)
     path = run.folder / AGENT_FILE
     if not path.exists():
         raise RunFolderError(f"{folder} holds no {AGENT_FILE} yet: the run is {run.status}; finish or resume it first.")

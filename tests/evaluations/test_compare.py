@@ -88,6 +88,28 @@ def test_finished_runs_are_skipped_and_more_seeds_add_theirs(scripted):
     assert (scripted / "Task-v0/sac/seed_0/manifest.json").read_text() == before
 
 
+def test_variants_of_one_agent_have_names_and_folders_of_their_own(scripted):
+    variants = {"plain": "jepa", "spoilt": "module:jepa"}
+    summary = compare(settings(agents=("sac", *variants), variants=variants), scripted)
+    assert [cell.label for cell in summary.tasks[0].cells] == ["sac", "plain", "spoilt"]
+    config = json.loads((scripted / "Task-v0/spoilt/seed_0/config.json").read_text())
+    assert (config["agent"], config["label"]) == ("module:jepa", "spoilt")
+    with pytest.raises(SettingsError, match="variants names 'plain', which is not among the agents"):
+        settings(variants=variants)
+
+
+@pytest.mark.filterwarnings("ignore:.*config.json was changed")
+def test_a_run_from_before_a_setting_was_added_counts_as_having_its_default(scripted):
+    compare(settings(), scripted)
+    path = scripted / "Task-v0/sac/seed_0/config.json"
+    config = json.loads(path.read_text())
+    del config["label"]
+    path.write_text(json.dumps(config))
+    seen = []
+    compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped"}
+
+
 def test_a_crashed_run_costs_only_itself_and_is_reported_with_its_log(scripted):
     seen = []
     summary = compare(

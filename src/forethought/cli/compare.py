@@ -11,14 +11,18 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Suppress, UseAppendAction
 
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, did_you_mean
 from ..core.settings import field_names
+from ..evaluations.benchmark import read_benchmark
 from ..evaluations.compare import CompareSettings, compare
 from ..evaluations.summary import Summary
 from ..evaluations.views import ComparisonView
 from .console import console, is_live, print_table
 from .main import INTERRUPTED
 from .options import assignment, parse
+
+PARTS = ("tasks", "agents", "seeds", "jobs", "device", "video")
+"""What may be asked of a part of a benchmark without making another benchmark of it."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +32,72 @@ class CompareOptions(CompareSettings):
     Called again with the same settings and folder, it goes on: finished runs are skipped.
     """
 
+    tasks: tuple[str, ...] = ()
+    """Tasks by name."""
     agent_settings: Suppress[dict[str, dict[str, Any]]] = field(default_factory=dict)
+    variants: Suppress[dict[str, str]] = field(default_factory=dict)
+    benchmark: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.toml")] = None
+    """A comparison that is written down; --tasks and --agents then name the part of it to make, and --seeds more or
+    fewer seeds than it asks for."""
     set: Annotated[UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="AGENT.NAME=VALUE")] = ()
     """A setting of one agent, such as jepa.planning.planner=cem or sac.learning_rate=1e-3; may be repeated."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/comparison")
-    """Folder of the runs."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of the runs; by default runs/comparison, or runs/NAME for a benchmark."""
+
+    def __post_init__(self) -> None:
+        """Leave checking to the settings that are made of these options."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Compare."""
     options = parse(CompareOptions, "compare", arguments)
-    shared = {name: getattr(options, name) for name in field_names(CompareSettings)}
-    settings = CompareSettings(**shared | {"agent_settings": _by_agent(options.set)})
+    settings, out = _settings(options), _folder(options)
     target = console(stderr=True)
     try:
         with ComparisonView(target, is_live(target)) as view:
-            summary = compare(settings, options.out, view)
+            summary = compare(settings, out, view)
     except KeyboardInterrupt:
         print("Stopped; each run has saved what it has. The same command goes on from there.")
         return INTERRUPTED
     print_summary(summary)
-    folder = shlex.quote(str(options.out))
+    folder = shlex.quote(str(out))
     print(f"The runs are in {folder}; a page with plots and films: forethought report {folder}")
     return 0
+
+
+def _settings(options: CompareOptions) -> CompareSettings:
+    """Return what the options ask for, or the part of a benchmark that they name."""
+    given = {
+        name: getattr(options, name)
+        for name in field_names(CompareSettings)
+        if getattr(options, name) != getattr(CompareOptions(), name)
+    }
+    if options.set:
+        given["agent_settings"] = _by_agent(options.set)
+    if options.benchmark is None:
+        if not options.tasks:
+            raise SettingsError("Which tasks? Such as: forethought compare --tasks InvertedPendulum-v5.")
+        return CompareSettings(**given)
+    asked = read_benchmark(options.benchmark)
+    for name in given:
+        if name not in PARTS:
+            option = "set" if name == "agent_settings" else name.replace("_", "-")
+            raise SettingsError(f"The benchmark {options.benchmark} has its own --{option}: leave it out.")
+    for name in ("tasks", "agents"):
+        for wanted in given.get(name, ()):
+            known = getattr(asked, name)
+            if wanted not in known:
+                raise SettingsError(
+                    f"The benchmark {options.benchmark} has no {name[:-1]} {wanted!r}.{did_you_mean(wanted, known)}"
+                )
+    kept = given.get("agents", asked.agents)
+    for name in ("variants", "agent_settings"):
+        given[name] = {label: value for label, value in getattr(asked, name).items() if label in kept}
+    return asked.replace(**given)
+
+
+def _folder(options: CompareOptions) -> Path:
+    return options.out or Path("runs") / ("comparison" if options.benchmark is None else Path(options.benchmark).stem)
 
 
 def print_summary(summary: Summary) -> None:

@@ -1,0 +1,65 @@
+"""Benchmarks: comparisons that are written down, so that later runs add to earlier ones.
+
+A benchmark is a TOML file with the fields of :class:`~.compare.CompareSettings`, except that ``agents`` is a table::
+
+    tasks = ["HalfCheetah-v5", "Hopper-v5"]
+    steps = 30_000
+
+    [agents.wide]                    # what results call it
+    agent = "jepa"                   # its registered name, if that is another
+    settings.model = { hidden = 512 }
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import SettingsError, did_you_mean
+from .compare import CompareSettings
+
+FOLDER = Path(__file__).parent / "benchmarks"
+
+
+def available_benchmarks() -> list[str]:
+    """Return the names that :func:`read_benchmark` knows."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
+    """Read a benchmark.
+
+    Args:
+        name: one of :func:`available_benchmarks`, or a file that ends in ``.toml``.
+
+    Raises:
+        SettingsError: for a name that does not exist, a file that cannot be read, and what does not fit in it.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = FOLDER / f"{name}.toml"
+        if str(name) not in available_benchmarks():
+            raise SettingsError(f"Unknown benchmark {str(name)!r}.{did_you_mean(str(name), available_benchmarks())}")
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not a benchmark that can be read: {error}") from error
+    agents = document.pop("agents", None)
+    if not isinstance(agents, Mapping) or not all(isinstance(entry, Mapping) for entry in agents.values()):
+        raise SettingsError(f"{path} needs a table [agents.NAME] for each agent.")
+    for label, entry in agents.items():
+        for key in entry:
+            if key not in ("agent", "settings"):
+                raise SettingsError(f"{path}: agents.{label} has no {key!r}.{did_you_mean(key, ('agent', 'settings'))}")
+    fields: dict[str, Any] = {
+        "agents": list(agents),
+        "variants": {label: entry["agent"] for label, entry in agents.items() if "agent" in entry},
+        "agent_settings": {label: dict(entry["settings"]) for label, entry in agents.items() if "settings" in entry},
+    }
+    try:
+        return CompareSettings.from_dict(document | fields)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error

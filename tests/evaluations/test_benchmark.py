@@ -1,0 +1,100 @@
+"""Benchmarks: what is written down can be read, made, and told from what is not a benchmark."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from forethought import make_agent
+from forethought.core.clip import Clip
+from forethought.core.errors import SettingsError
+from forethought.evaluations import benchmark
+from forethought.evaluations.benchmark import available_benchmarks, read_benchmark
+from forethought.evaluations.placebos import FrozenEncoder, PermutedActions
+
+SMALL = {"model": {"latent_dims": 8, "hidden": 16, "directions": 8}, "behaviour": {"hidden": 16}}
+
+
+@pytest.mark.parametrize("name", available_benchmarks())
+def test_every_agent_of_every_benchmark_can_be_built_on_all_of_its_tasks(name):
+    asked = read_benchmark(name)
+    for run in asked.runs():
+        if run.seed == 0:
+            make_agent(run.agent, run.task, **run.agent_settings)
+
+
+def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
+    asked = read_benchmark("collapse")
+    assert (asked.steps, asked.seeds, len(asked.tasks)) == (30_000, 3, 3)
+    models = {run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).model for run in asked.runs()}
+    described = {
+        name: (model.settings.latent_form, model.settings.target, model.settings.regularize)
+        for name, model in models.items()
+    }
+    assert described == {
+        "sigreg": ("free", "both", "latent"),
+        "sigreg_projector": ("free", "both", "projector"),
+        "layer_stop": ("layer", "stop", "nothing"),
+        "layer_copy": ("layer", "copy", "nothing"),
+        "simplicial_copy": ("simplicial", "copy", "nothing"),
+        "nothing": ("free", "both", "nothing"),
+        "permuted_actions": ("free", "both", "latent"),
+        "frozen_encoder": ("free", "both", "latent"),
+    }
+
+
+def test_a_file_is_as_good_as_a_name(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('tasks = ["Pendulum-v1"]\n[agents.sac]\n[agents.wide]\nagent = "jepa"\nsettings.batch_size = 8\n')
+    asked = read_benchmark(path)
+    assert asked.agents == ("sac", "wide")
+    assert [(run.name, run.agent, run.agent_settings) for run in asked.runs() if run.seed == 0] == [
+        ("sac", "sac", {}),
+        ("wide", "jepa", {"batch_size": 8}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks = [", "is not a benchmark that can be read"),
+        ('tasks = ["Pendulum-v1"]', r"needs a table \[agents.NAME\]"),
+        ('tasks = ["Pendulum-v1"]\n[agents.a]\nagnet = "jepa"', "agents.a has no 'agnet'. Did you mean 'agent'"),
+        ('task = ["Pendulum-v1"]\n[agents.sac]', "has no setting 'task'. Did you mean 'tasks'"),
+        ("steps = 0\ntasks = ['Pendulum-v1']\n[agents.sac]", "steps = 0 is out of range"),
+    ],
+)
+def test_what_is_no_benchmark_is_refused_in_words(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_benchmark(path)
+
+
+def test_unknown_names_and_files_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match="Did you mean 'collapse'"):
+        read_benchmark("colapse")
+    with pytest.raises(SettingsError, match="is not a benchmark that can be read"):
+        read_benchmark(tmp_path / "none.toml")
+    assert all(benchmark.FOLDER.joinpath(f"{name}.toml").exists() for name in available_benchmarks())
+
+
+def test_the_placebos_are_spoilt_where_they_say_and_nowhere_else():
+    permuted = PermutedActions("Pendulum-v1", **SMALL).model
+    frozen = FrozenEncoder("Pendulum-v1", **SMALL).model
+    torch.nn.init.normal_(permuted.predictor.change.weight)
+    generator = torch.Generator().manual_seed(0)
+    clip = Clip(
+        torch.randn(4, 4, 3, generator=generator),
+        torch.rand(4, 3, 1, generator=generator),
+        torch.randn(4, 3, generator=generator),
+        torch.zeros(4, 3),
+        torch.ones(4, 3),
+    )
+    directions = permuted.draw_directions(generator)
+    shifted = Clip(clip.observations, clip.actions.roll(1, 0), clip.rewards, clip.terminated, clip.valid)
+    sound = super(type(permuted), permuted).forward
+    assert torch.equal(permuted(clip, directions).total, sound(shifted, directions).total)
+    assert not torch.equal(permuted(clip, directions).total, sound(clip, directions).total)
+    assert not any(parameter.requires_grad for parameter in frozen.encoder.parameters())
+    assert all(parameter.requires_grad for parameter in frozen.predictor.parameters())
