@@ -124,7 +124,7 @@ class OnlineTraining:
         reward_size = self.reward_size_sum / max(self.steps, 1)
         for _ in range(updates):
             clip = self.store.sample(
-                settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier)
+                settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
             ).to(agent.device)
             losses = agent.learner.update(clip)
             behaviour = agent.behaviour.update(clip, losses.latents, reward_size)

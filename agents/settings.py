@@ -58,6 +58,9 @@ class JEPAAgentSettings(Settings):
     uniform choices in what is drawn from the actor, or in what a searching planner chose."""
     batch_size: Annotated[int, Range(ge=2)] = 256
     """Clips per update."""
+    endings: Annotated[float, Range(ge=0, le=0.5)] = 0.05
+    """Share of them drawn among the clips that reach a terminal state: such are rare, and without them model and
+    critic miss the edge that must not be crossed. Where chance decides on the end, it is expected too often."""
     updates_per_step: Annotated[float, Range(gt=0)] = 1.0
     """Updates of model, critic and actor per environment step; those of the random steps are made up for once learning
     starts."""

@@ -45,6 +45,34 @@ def draw_starts(columns: Columns, batch: int, block: int, rng: np.random.Generat
     return starts
 
 
+def draw_endings(
+    columns: Columns, count: int, steps: int, interleaved: int, rng: np.random.Generator, first: int, last: int
+) -> Places:
+    """Return ``count`` rows in [first, last) from which a terminal state is reached within ``steps``, or none at all.
+
+    Args:
+        columns: of the store.
+        count: how many.
+        steps: environment steps; how far each row is from its end is uniform, as far as the episode goes back.
+        interleaved: environments that append in turn, so that a row's predecessor is at most that many rows before.
+        rng: where the draws come from.
+        first: where the rows to use begin.
+        last: where they end.
+    """
+    ends = first + np.flatnonzero(columns["terminated"][first:last])
+    if not len(ends):
+        return ends
+    places = ends[rng.integers(0, len(ends), count)]
+    left = rng.integers(0, steps, count)
+    episode_of_row, nearest = columns["episode_of_row"], np.arange(1, interleaved + 1)
+    for step in range(steps - 1):
+        before = places[:, None] - nearest
+        same = (before >= first) & (episode_of_row[np.maximum(before, 0)] == episode_of_row[places][:, None])
+        predecessors = before[np.arange(count), same.argmax(1)]
+        places = np.where(same.any(1) & (step < left), predecessors, places)
+    return places
+
+
 def whole_blocks(columns: Columns, block: int, first: int, last: int) -> Places:
     """Return all rows in [first, last) whose first block is complete."""
     return first + np.flatnonzero(_complete(columns, np.arange(first, last), block, last))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
-from .clips import cut_clips, draw_starts, whole_blocks
+from .clips import cut_clips, draw_endings, draw_starts, whole_blocks
 from .columns import PER_EPISODE, PER_ROW, Columns, read_header
 
 if TYPE_CHECKING:
@@ -176,7 +176,9 @@ class EpisodeStore:
         data["latest"][episode] = observations[-1]
         data["closed"][episode] = terminated or truncated
 
-    def sample(self, batch: int, spec: ClipSpec, rng: np.random.Generator, rows: slice | None = None) -> Clip:
+    def sample(
+        self, batch: int, spec: ClipSpec, rng: np.random.Generator, rows: slice | None = None, endings: float = 0.0
+    ) -> Clip:
         """Cut ``batch`` clips that start at uniformly random rows and never cross an episode's end.
 
         A clip step is valid if all environment steps of its block were taken, or the episode ended inside it. What
@@ -188,6 +190,7 @@ class EpisodeStore:
             rng: where the random rows come from.
             rows: the rows to use, in the order in which they were appended (``slice(0, 900)`` to train,
                 ``slice(900, None)`` to validate); the others count as not recorded.
+            endings: share of the clips that are drawn among those that reach a terminal state instead, if any do.
 
         Raises:
             SettingsError: if no clip can start there, with the numbers.
@@ -196,7 +199,11 @@ class EpisodeStore:
         if stride != 1 or first >= last:
             raise SettingsError(f"No clip can start in rows {first} to {last} of {self.rows} (step {stride}).")
         data = self._columns.data
-        return cut_clips(data, draw_starts(data, batch, spec.block, rng, first, last), spec, last)
+        starts = draw_starts(data, batch, spec.block, rng, first, last)
+        if count := round(endings * batch):
+            ending = draw_endings(data, count, spec.length * spec.block, self.num_envs, rng, first, last)
+            starts[: len(ending)] = ending
+        return cut_clips(data, starts, spec, last)
 
     def clips(self, spec: ClipSpec, rows: slice) -> Clip:
         """Cut one clip from every row in ``rows`` whose first block is complete, in order; see :meth:`sample`.
