@@ -110,15 +110,15 @@ def check_clip(store: EpisodeStore, clip: Clip, spec: ClipSpec, rows: range) -> 
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
-@given(scripts, st.integers(1, 4), st.integers(1, 3), st.integers(0, 30), st.integers(1, 75))
+@given(scripts, st.integers(1, 4), st.integers(1, 3), st.integers(0, 30), st.integers(1, 75), st.sampled_from([0, 0.5]))
 def test_clips_hold_what_was_stored_and_never_cross_an_end(
-    script: list[list[int]], length: int, block: int, first: int, count: int
+    script: list[list[int]], length: int, block: int, first: int, count: int, endings: float
 ) -> None:
     store = EpisodeStore(2, 2, num_envs=len(script[0]))
     fill(store, script)
     spec, rows = ClipSpec(length, block), range(store.rows)[first : first + count]
     try:
-        clip = store.sample(40, spec, np.random.default_rng(0), slice(first, first + count))
+        clip = store.sample(40, spec, np.random.default_rng(0), slice(first, first + count), endings)
     except SettingsError:
         assert not len(rows) or block > 1
         return
@@ -151,6 +151,29 @@ def test_starts_are_uniform_among_the_rows() -> None:
     clip = store.sample(50_000, ClipSpec(1), np.random.default_rng(0))
     _, counts = np.unique(clip.actions[:, 0].numpy(), axis=0, return_counts=True)
     np.testing.assert_allclose(counts, 10_000, rtol=0.05)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_share_of_the_clips_can_be_made_to_reach_a_terminal_state(block: int) -> None:
+    store = EpisodeStore(2, 2, num_envs=3)
+    rows: list[list[int]] = [[RUNNING, RUNNING, RUNNING] for _ in range(200)]
+    rows[5][0] = rows[9][2] = rows[10][2] = TRUNCATED
+    rows[77][1], rows[80][0] = TERMINATED, CUT
+    fill(store, rows)
+    clip = store.sample(4000, ClipSpec(4, block), np.random.default_rng(0), endings=0.25)
+    reached = clip.terminated.numpy().any(1)
+    assert reached[:1000].all()
+    assert reached[1000:].mean() < 0.05
+    steps_before = 77 - clip.observations[:1000, 0, 1].numpy()
+    _, counts = np.unique(steps_before, return_counts=True)
+    np.testing.assert_allclose(counts, 1000 / (4 * block), rtol=0.25)
+
+
+def test_without_terminal_states_all_clips_are_drawn_alike() -> None:
+    store = EpisodeStore(2, 2)
+    fill(store, [[RUNNING]] * 20 + [[TRUNCATED]])
+    plain, asked = (store.sample(9, ClipSpec(3), np.random.default_rng(0), endings=share) for share in (0.0, 0.5))
+    assert torch.equal(plain.observations, asked.observations)
 
 
 def test_sampling_depends_on_the_generator_alone() -> None:
