@@ -176,6 +176,19 @@ def test_a_comparison_runs_and_prints_its_tables(forethought, tmp_path):
     assert "a single seed" in outcome.out
 
 
+def test_a_part_of_a_benchmark_runs(forethought, tmp_path):
+    path, out = tmp_path / "mine.toml", tmp_path / "runs"
+    path.write_text(
+        'tasks = ["Pendulum-v1", "CartPole-v1"]\nsteps = 30\nepisodes = 1\nevaluations = 1\nvideo = false\n'
+        "[agents.jepa]\n[agents.sac]\n[agents.dice]\nagent = 'random'\n"
+    )
+    part = ["--tasks", "CartPole-v1", "--agents", "dice", "--seeds", "2", "--jobs", "1"]
+    outcome = forethought("compare", "--benchmark", path, *part, "--out", out)
+    assert outcome.code == 0, outcome.err
+    made = {str(run.parent.relative_to(out)) for run in out.rglob("config.json")}
+    assert made == {"CartPole-v1/dice/seed_0", "CartPole-v1/dice/seed_1"}
+
+
 def test_a_reader_that_stops_reading_is_no_error():
     with _start("list") as process:
         assert process.stdout is not None

@@ -21,7 +21,7 @@ from .console import console, is_live, print_table
 from .main import INTERRUPTED
 from .options import assignment, parse
 
-PARTS = ("tasks", "agents", "seeds", "jobs", "device", "video")
+PARTS = ("tasks", "agents", "seeds", "jobs", "device")
 """What may be asked of a part of a benchmark without making another benchmark of it."""
 
 
@@ -51,7 +51,7 @@ class CompareOptions(CompareSettings):
 def run(arguments: Sequence[str]) -> int:
     """Compare."""
     options = parse(CompareOptions, "compare", arguments)
-    settings, out = _settings(options), _folder(options)
+    settings, out = _settings(options, arguments), _folder(options)
     target = console(stderr=True)
     try:
         with ComparisonView(target, is_live(target)) as view:
@@ -65,24 +65,19 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _settings(options: CompareOptions) -> CompareSettings:
+def _settings(options: CompareOptions, arguments: Sequence[str]) -> CompareSettings:
     """Return what the options ask for, or the part of a benchmark that they name."""
-    given = {
-        name: getattr(options, name)
-        for name in field_names(CompareSettings)
-        if getattr(options, name) != getattr(CompareOptions(), name)
-    }
-    if options.set:
-        given["agent_settings"] = _by_agent(options.set)
     if options.benchmark is None:
         if not options.tasks:
             raise SettingsError("Which tasks? Such as: forethought compare --tasks InvertedPendulum-v5.")
-        return CompareSettings(**given)
+        shared = {name: getattr(options, name) for name in field_names(CompareSettings)}
+        return CompareSettings(**shared | {"agent_settings": _by_agent(options.set)})
     asked = read_benchmark(options.benchmark)
-    for name in given:
-        if name not in PARTS:
-            option = "set" if name == "agent_settings" else name.replace("_", "-")
-            raise SettingsError(f"The benchmark {options.benchmark} has its own --{option}: leave it out.")
+    written = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
+    for name in ("set", *field_names(CompareSettings)):
+        if name not in PARTS and f"--{name.replace('_', '-')}" in written:
+            raise SettingsError(f"The benchmark {options.benchmark} has its own --{name.replace('_', '-')}.")
+    given = {name: getattr(options, name) for name in PARTS if f"--{name}" in written}
     for name in ("tasks", "agents"):
         for wanted in given.get(name, ()):
             known = getattr(asked, name)
