@@ -1,7 +1,9 @@
 """Benchmarks: comparisons that are written down, so that later runs add to earlier ones.
 
-A benchmark is a TOML file with the fields of :class:`~.compare.CompareSettings`, except that ``agents`` is a table::
+A benchmark is a TOML file with a summary and the fields of :class:`~.compare.CompareSettings`, except that ``agents``
+is a table::
 
+    summary = "Does width pay?"
     tasks = ["HalfCheetah-v5", "Hopper-v5"]
     steps = 30_000
 
@@ -29,6 +31,11 @@ def available_benchmarks() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def benchmark_summary(name: str) -> str:
+    """Return the line that explains one of :func:`available_benchmarks`."""
+    return str(_parse(FOLDER / f"{name}.toml")["summary"])
+
+
 def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
     """Read a benchmark.
 
@@ -43,10 +50,8 @@ def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
         path = FOLDER / f"{name}.toml"
         if str(name) not in available_benchmarks():
             raise SettingsError(f"Unknown benchmark {str(name)!r}.{did_you_mean(str(name), available_benchmarks())}")
-    try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path} is not a benchmark that can be read: {error}") from error
+    document = _parse(path)
+    document.pop("summary", None)
     agents = document.pop("agents", None)
     if not isinstance(agents, Mapping) or not all(isinstance(entry, Mapping) for entry in agents.values()):
         raise SettingsError(f"{path} needs a table [agents.NAME] for each agent.")
@@ -63,3 +68,10 @@ def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
         return CompareSettings.from_dict(document | fields)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not a benchmark that can be read: {error}") from error

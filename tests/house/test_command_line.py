@@ -34,7 +34,7 @@ def test_list_explains_each_name_in_a_line(forethought):
     outcome = forethought("list")
     assert outcome.code == 0
     lines = [line.split(maxsplit=1) for line in outcome.out.splitlines() if line.startswith("  ")]
-    assert {"icem", "mppi", "policy", "jepa", "sac", "InvertedPendulum-v5"} <= {name for name, _ in lines}
+    assert {"icem", "mppi", "policy", "jepa", "sac", "InvertedPendulum-v5", "collapse"} <= {name for name, _ in lines}
     assert all(len(sentence) > 20 for _, sentence in lines)
 
 

@@ -15,16 +15,16 @@ from .options import parse
 
 @dataclass(frozen=True)
 class ListOptions:
-    """List planners, agents and tasks, each explained in a line."""
+    """List planners, agents, tasks and benchmarks, each explained in a line."""
 
-    what: Positional[Literal["all", "planners", "agents", "tasks"]] = "all"
+    what: Positional[Literal["all", "planners", "agents", "tasks", "benchmarks"]] = "all"
     """Which names."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """List what is asked for."""
     what = parse(ListOptions, "list", arguments).what
-    kinds = {"planners": _planners, "agents": _agents, "tasks": _tasks}
+    kinds = {"planners": _planners, "agents": _agents, "tasks": _tasks, "benchmarks": _benchmarks}
     for index, kind in enumerate(kinds if what == "all" else [what]):
         print("\n" if index else "", end="")
         print_entries(kind, kinds[kind]())
@@ -55,3 +55,9 @@ def _tasks() -> list[tuple[str, str]]:
     return [(name, TASKS.summary(name)) for name in TASKS.names()] + [
         ("...", "Any other Gymnasium id, and module:Name-v0 from an installed module or one in this folder.")
     ]
+
+
+def _benchmarks() -> list[tuple[str, str]]:
+    from ..evaluations.benchmark import available_benchmarks, benchmark_summary
+
+    return [(name, benchmark_summary(name)) for name in available_benchmarks()]
