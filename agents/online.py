@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from .jepa_agent import JEPAAgent
 
 HELD_OUT_ROWS = 128
-_COUNTERS = ("steps", "owed", "frontier", "checked", "in_control", "reward_size_sum", "episodes_done")
+_COUNTERS = (
+    "steps",
+    "owed",
+    "frontier",
+    "checked",
+    "in_control",
+    "reward_size_sum",
+    "episodes_done",
+    "episodes_logged",
+)
 METRIC_UPDATES = 100
 CATCH_UP = 10
 """How many times its own updates a step may make while those of the first, random steps are made up for. All at once
@@ -54,8 +63,9 @@ class OnlineTraining:
         self.checked = 0  # rows there were when health was last checked
         self.reward_size_sum = 0.0
         self.episodes: deque[dict[str, float]] = deque(maxlen=100)
-        self.episodes_done = 0
+        self.episodes_done = self.episodes_logged = 0
         self.metrics: dict[str, torch.Tensor] = {}
+        self.unlogged: dict[str, float] = {}  # of the run that this one goes on with
 
     def move_to(self, environments: Environments) -> None:
         """Go on in other environments, with the experience, counters and streams so far."""
@@ -74,7 +84,9 @@ class OnlineTraining:
     def run(self, until: int, callback: BaseCallback, log_interval: int | None) -> None:
         """Step the environments until the agent has taken ``until`` steps or the callback stops it."""
         agent, settings = self.agent, self.agent.settings
-        last_logged = self.episodes_done
+        for name, value in self.unlogged.items():
+            agent.logger.record(name, value)
+        self.unlogged = {}
         callback.on_rollout_start()
         while agent.num_timesteps < until:
             actions = self._act()
@@ -99,8 +111,8 @@ class OnlineTraining:
                 updates = int(min(self.owed, max(1.0, CATCH_UP * taken * settings.updates_per_step)))
                 self.learn(updates)
                 self.owed -= updates
-            if log_interval and self.episodes_done >= last_logged + log_interval:
-                last_logged = self.episodes_done
+            if log_interval and self.episodes_done >= self.episodes_logged + log_interval:
+                self.episodes_logged = self.episodes_done
                 agent.dump_logs()
             if not go_on:
                 break
@@ -167,6 +179,7 @@ class OnlineTraining:
     def state(self) -> dict[str, Any]:
         """Return everything that continues this training: experience, open episodes, counters and streams."""
         assert self.control is not None
+        logged = self.agent.logger.name_to_value  # recorded, and not written yet
         return {
             "store": {name: torch.from_numpy(array.copy()) for name, array in self.store.arrays().items()},
             "environments": self.environments.state_dict(),
@@ -175,6 +188,7 @@ class OnlineTraining:
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "episodes": [{"r": float(episode["r"]), "l": int(episode["l"])} for episode in self.episodes],
             "metrics": self.metrics,
+            "unlogged": {name: value for name, value in logged.items() if name.startswith("health/")},
         }
 
     def load_state(self, state: dict[str, Any]) -> bool:
@@ -186,6 +200,7 @@ class OnlineTraining:
             getattr(self, name).bit_generator.state = stream
         self.episodes.extend(state["episodes"])
         self.metrics = {name: value.to(self.agent.device) for name, value in state["metrics"].items()}
+        self.unlogged = dict(state["unlogged"])
         exact = self.environments.load_state_dict(state["environments"])
         self.control = self.agent.acting_policy.controller.restore_state(state["control"])
         if not exact:

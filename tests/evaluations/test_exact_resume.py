@@ -1,0 +1,110 @@
+"""A run that was stopped anywhere and resumed ends equal to the unbroken one, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from forethought.agents.online import OnlineTraining
+from forethought.core.runs import Run
+from forethought.evaluations import TrainSettings, resume, train
+from forethought.planners import available_planners, planner_class
+from forethought.planners.check import example_specs
+
+SMALL = {
+    "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
+    "behaviour": {"hidden": 16},
+    "planning": {"planner": "policy", "horizon": 1, "budget": None, "proposals": 1},
+    "learning_starts": 20,
+    "batch_size": 8,
+    "updates_per_step": 0.5,
+    "health_interval": 25,
+}
+CASES = [
+    (task, planner, environments)
+    for task, discrete in (("Pendulum-v1", False), ("CartPole-v1", True))
+    for planner in available_planners()
+    if any(planner_class(planner).supports(spec) for spec in example_specs() if spec.discrete == discrete)
+    for environments in (1, 3)
+]
+
+
+def asked(task: str, planner: str, environments: int) -> TrainSettings:
+    acting = {"planner": planner, "horizon": 2, "budget": None if planner == "policy" else 20, "proposals": 2}
+    chosen = SMALL | {"acting": acting, "num_envs": environments}
+    return TrainSettings(task, steps=90, evaluations=2, episodes=1, agent_settings=chosen)
+
+
+def everything(folder):
+    """Return what a run leaves that does not tell the time."""
+    run = Run.open(folder)
+    archive = run.latest_checkpoint()
+    documents = {name: document for name, document in archive.documents.items() if name != "run"}
+    metrics = [
+        {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith("_ms")}
+        for row in run.read_metrics()
+    ]
+    return documents, archive.tensors, metrics
+
+
+def assert_same(ours, theirs):
+    assert ours[0] == theirs[0]
+    assert ours[2] == theirs[2]
+    for group, tensors in theirs[1].items():
+        assert ours[1][group].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert ours[1][group][name].numpy().tobytes() == tensor.numpy().tobytes(), f"{group}/{name}"
+
+
+@pytest.mark.parametrize(("task", "planner", "environments"), CASES)
+def test_a_run_stopped_between_any_two_steps_ends_like_the_unbroken_one(
+    tmp_path, monkeypatch, task, planner, environments
+):
+    settings = asked(task, planner, environments)
+    train(settings, tmp_path / "unbroken")
+    learn, stops = OnlineTraining.learn, [27, 71]  # while the first updates are made up for, and in mid-episode
+
+    def stopped(training, updates):
+        learn(training, updates)
+        if stops and training.steps >= stops[0]:
+            stops.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(OnlineTraining, "learn", stopped)
+    assert train(settings, tmp_path / "run").status == "interrupted"
+    assert resume(tmp_path / "run").status == "interrupted"
+    assert resume(tmp_path / "run").status == "finished"
+    assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
+    assert_same(everything(tmp_path / "run"), everything(tmp_path / "unbroken"))
+
+
+KILLED = """
+import json, os, signal, sys
+from forethought.agents.online import OnlineTraining
+from forethought.evaluations import TrainSettings, train
+
+learn = OnlineTraining.learn
+
+def killed(training, updates):
+    learn(training, updates)
+    if training.steps == 71:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+OnlineTraining.learn = killed
+train(TrainSettings.from_dict(json.loads(sys.argv[1])), sys.argv[2])
+"""
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_and_ends_like_the_unbroken_one(tmp_path):
+    settings = asked("CartPole-v1", "policy", 1)
+    train(settings, tmp_path / "unbroken")
+    arguments = [json.dumps(settings.to_dict()), str(tmp_path / "run")]
+    process = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=120, check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert resume(tmp_path / "run").status == "finished"
+    assert_same(everything(tmp_path / "run"), everything(tmp_path / "unbroken"))
