@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from forethought import make_agent
+from forethought.agents.registry import agents
 from forethought.core.clip import Clip
 from forethought.core.errors import SettingsError
 from forethought.evaluations import benchmark
 from forethought.evaluations.benchmark import available_benchmarks, read_benchmark
-from forethought.evaluations.placebos import FrozenEncoder, PermutedActions
 
 SMALL = {"model": {"latent_dims": 8, "hidden": 16, "directions": 8}, "behaviour": {"hidden": 16}}
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_placebos():
+    """Leave the registry to other tests as it was: naming a module registers what it holds."""
+    yield
+    sys.modules.pop("forethought.evaluations.placebos", None)
+    for name in ("frozen_encoder", "permuted_actions"):
+        agents._entries.pop(name, None)
 
 
 @pytest.mark.parametrize("name", available_benchmarks())
@@ -80,6 +91,8 @@ def test_unknown_names_and_files_are_refused(tmp_path):
 
 
 def test_the_placebos_are_spoilt_where_they_say_and_nowhere_else():
+    from forethought.evaluations.placebos import FrozenEncoder, PermutedActions
+
     permuted = PermutedActions("Pendulum-v1", **SMALL).model
     frozen = FrozenEncoder("Pendulum-v1", **SMALL).model
     torch.nn.init.normal_(permuted.predictor.change.weight)
