@@ -23,6 +23,7 @@ from ..core.files import load_archive, save_archive
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs.space_documents import describe_space, restore_space
 from .registry import register_agent
+from .sb3 import console_logger
 from .sb3_checks import check_settings, check_spaces
 from .training_env import build_vec_env
 
@@ -108,6 +109,8 @@ class Baseline:
             )
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise SettingsError(f"Stable-Baselines3 refuses to build {self.name} so: {error}") from error
+        if tensorboard_log is None:
+            self.model.set_logger(console_logger(verbose))
         # Callbacks see the SB3 model, with all that they may want of it; what they save shall be our format too.
         self.model.save = self.save  # type: ignore[method-assign,assignment]
         if env is None:
@@ -159,7 +162,7 @@ class Baseline:
 
     @property
     def logger(self) -> Logger:
-        """SB3's logger; there is none before ``learn`` or ``set_logger``."""
+        """SB3's logger; with ``tensorboard_log`` there is none before ``learn`` or ``set_logger``."""
         return self.model.logger
 
     def set_logger(self, logger: Logger) -> None:

@@ -1,16 +1,18 @@
-"""The seam to Stable-Baselines3: callbacks and the ``VecEnv`` that they and ``get_env`` expect.
+"""The seam to Stable-Baselines3: callbacks, and the loggers and ``VecEnv`` that they expect.
 
 Stable-Baselines3 is imported inside the functions, so that importing this room stays quick.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import SettingsError
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecEnv
 
     from ..envs import Environments
@@ -35,6 +37,13 @@ def prepare_callback(callback: Any, agent: Any, progress_bar: bool) -> BaseCallb
     callback.init_callback(agent)
     prepared: BaseCallback = callback
     return prepared
+
+
+def console_logger(verbose: int) -> Logger:
+    """Return a logger that writes to the console or nowhere; SB3's own leaves an empty temporary folder behind."""
+    from stable_baselines3.common.logger import HumanOutputFormat, Logger
+
+    return Logger(folder=None, output_formats=[HumanOutputFormat(sys.stdout)] if verbose else [])
 
 
 def as_vec_env(source: Any, environments: Environments) -> VecEnv:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..core.errors import SettingsError
-from .sb3 import prepare_callback
+from .sb3 import console_logger, prepare_callback
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -40,9 +40,7 @@ class SB3Surface:
     def logger(self) -> Logger:
         """SB3's logger; one that writes nowhere until ``learn`` or ``set_logger``."""
         if self._logger is None:
-            from stable_baselines3.common.logger import Logger
-
-            return Logger(folder=None, output_formats=[])
+            return console_logger(verbose=0)
         return self._logger
 
     def set_logger(self, logger: Logger) -> None:
@@ -61,7 +59,9 @@ class SB3Surface:
         if reset_num_timesteps:
             self.num_timesteps = 0
         until = total_timesteps + self.num_timesteps
-        if self._logger is None:
+        if self._logger is None and self.tensorboard_log is None:
+            self._logger = console_logger(self.verbose)
+        elif self._logger is None:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         prepared = prepare_callback(callback, self, progress_bar)
         prepared.on_training_start({"self": self, "total_timesteps": until, "tb_log_name": tb_log_name}, {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..core.errors import RunFolderError, SettingsError
+from ..core.errors import RunFolderError, SettingsError, did_you_mean
 from ..core.files import read_json, write_json
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
@@ -60,6 +60,27 @@ class CompareSettings(Settings):
             unknown = [name for name in getattr(self, field_name) if name not in self.agents]
             if unknown:
                 raise SettingsError(f"{field_name} names {unknown[0]!r}, which is not among the agents compared.")
+
+    def part(self, tasks: Sequence[str] | None = None, agents: Sequence[str] | None = None) -> CompareSettings:
+        """Return the comparison of only these tasks and agents; ``None`` keeps all.
+
+        Raises:
+            SettingsError: for a task or agent that is not compared.
+        """
+        kept = {
+            "tasks": self.tasks if tasks is None else tuple(tasks),
+            "agents": self.agents if agents is None else tuple(agents),
+        }
+        for field_name, names in kept.items():
+            known = getattr(self, field_name)
+            for name in names:
+                if name not in known:
+                    raise SettingsError(f"It has no {field_name[:-1]} {name!r}.{did_you_mean(name, known)}")
+        own: dict[str, Any] = {
+            field_name: {name: value for name, value in getattr(self, field_name).items() if name in kept["agents"]}
+            for field_name in ("variants", "agent_settings")
+        }
+        return self.replace(**kept, **own)
 
     def runs(self) -> list[TrainSettings]:
         """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""

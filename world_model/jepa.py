@@ -233,8 +233,8 @@ class JEPA(nn.Module):
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)  # the first observation is always real
         subject = self.projector(latents) if self.projector else latents
         if not self.settings.regularize_mean:
-            share = (seen / seen.sum(0)).unsqueeze(-1)  # (B, T + 1, 1); every step has a real observation or no share
-            subject = subject - (share.nan_to_num() * subject).sum(0)
+            share = (seen / seen.sum(0)).nan_to_num().unsqueeze(-1)  # (B, T + 1, 1); no clip may reach the last steps
+            subject = subject - (share * subject).sum(0)
         statistic: Tensor = self.regularizer(subject.transpose(0, 1), directions, seen.T)
         return statistic
 

@@ -47,6 +47,25 @@ class Target(gym.Env):
         return self.observation_space.sample()
 
 
+class Toy(gym.Env[Any, Any]):
+    """Ten steps on any spaces; the reward is 1."""
+
+    def __init__(self, observation_space: gym.Space[Any] | None = None, action_space: gym.Space[Any] | None = None):
+        self.observation_space = observation_space or spaces.Box(-1, 1, (2,))
+        self.action_space = action_space or spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        return self.observation_space.sample(), 1.0, False, self.steps == 10, {}
+
+
 def weights(agent: JEPAAgent) -> dict[str, torch.Tensor]:
     return {**agent.model.state_dict(), **{f"b.{k}": v for k, v in agent.behaviour.state_dict().items()}}
 

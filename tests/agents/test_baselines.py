@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -34,6 +35,8 @@ from forethought.core.errors import (
 )
 from forethought.core.files import load_archive
 
+from .conftest import Toy
+
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
 OFF_POLICY = {**SMALL, "buffer_size": 500, "learning_starts": 20, "batch_size": 8}
 CASES = {
@@ -44,25 +47,6 @@ CASES = {
     "crossq": ("Pendulum-v1", OFF_POLICY),
     "dqn": ("CartPole-v1", OFF_POLICY),
 }
-
-
-class Toy(gym.Env[Any, Any]):
-    """Ten steps on any spaces; the reward is 1."""
-
-    def __init__(self, observation_space: gym.Space[Any] | None = None, action_space: gym.Space[Any] | None = None):
-        self.observation_space = observation_space or spaces.Box(-1, 1, (2,))
-        self.action_space = action_space or spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.observation_space.seed(seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.action_space.contains(action), action
-        self.steps += 1
-        return self.observation_space.sample(), 1.0, False, self.steps == 10, {}
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +130,19 @@ def test_sb3_callbacks_run_and_save_in_our_format(tmp_path: Path) -> None:
         assert load_archive(tmp_path / name).documents["agent"]["kind"] == "ppo-agent"
     assert agents.get("ppo").load(tmp_path / "at_32_steps").num_timesteps == 32
     assert agent.logger.name_to_value is not None
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+@pytest.mark.parametrize("name", ["random", "ppo"])
+def test_learning_without_a_log_leaves_no_folder_behind(
+    name: str, verbose: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings = {"n_steps": 16, "batch_size": 8} if name == "ppo" else {}
+    agent = make_agent(name, Toy, verbose=verbose, **settings).learn(32)
+    agent.dump_logs()
+    assert list(tmp_path.iterdir()) == []
+    assert ("time/" in capsys.readouterr().out) == bool(verbose)
 
 
 @pytest.mark.parametrize("name", ["random", "ppo"])
@@ -342,61 +339,3 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         agents.get("ppo").load(tmp_path / "ppo", env="Pendulum-v1")
     with pytest.raises(SettingsError, match="was made for"):
         agents.get("random").load(tmp_path / "random", env="Pendulum-v1")
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(np.float32([-2, 5]), np.float32([2, 6])),
-        spaces.Discrete(3, start=5),
-        spaces.MultiDiscrete([2, 4]),
-    ],
-)
-def test_random_actions_cover_their_space_and_stay_in_it(space: gym.Space[Any]) -> None:
-    agent = make_agent("random", Toy(action_space=space))
-    actions, _ = agent.predict(np.zeros((500, 2), np.float32))
-    assert all(space.contains(action) for action in actions)
-    assert space.contains(agent.predict(np.zeros(2, np.float32))[0])
-    low, high = np.min(actions, axis=0), np.max(actions, axis=0)
-    if isinstance(space, spaces.Box):
-        assert (high - low > 0.9 * (space.high - space.low)).all()
-    else:
-        assert (high - low == getattr(space, "nvec", getattr(space, "n", None)) - 1).all()
-
-
-def test_random_streams_do_not_depend_on_who_acts_beside_them() -> None:
-    agent = make_agent("random", Toy)
-    observations = np.zeros((3, 2), np.float32)
-
-    def act(seeds: list[int], steps: int = 4) -> np.ndarray[Any, Any]:
-        state, actions = agent.initial_state(seeds), []
-        for _ in range(steps):
-            drawn, state = agent.predict(observations[: len(seeds)], state, deterministic=True)
-            actions.append(drawn)
-        return np.array(actions)
-
-    together = act([7, 8, 9])
-    for index, seed in enumerate((7, 8, 9)):
-        np.testing.assert_array_equal(act([seed])[:, 0], together[:, index])
-    state = agent.initial_state([7, 8, 9])
-    _, state = agent.predict(observations, state)
-    narrowed, _ = agent.predict(observations[:2], state.select(np.array([2, 0])))
-    np.testing.assert_array_equal(narrowed, together[1, [2, 0]])
-    assert len(np.unique(together)) == together.size
-
-
-def test_the_random_agent_repeats_itself_by_its_seed() -> None:
-    def returns(seed: int) -> list[float]:
-        agent = make_agent("random", "Pendulum-v1", seed=seed).learn(400)
-        return [episode["r"] for episode in agent._episodes]
-
-    assert returns(0) == returns(0) != returns(1)
-
-
-def test_the_random_agent_runs_callbacks_and_logs_as_if_it_learned(tmp_path: Path) -> None:
-    agent = make_agent("random", Toy)
-    agent.learn(1000, callback=[StopTrainingOnMaxEpisodes(3), CheckpointCallback(20, str(tmp_path))])
-    assert agent.num_timesteps == 30
-    loaded = agents.get("random").load(tmp_path / "rl_model_20_steps.zip", env=Toy)
-    assert loaded.num_timesteps == 20
-    assert loaded.learn(10, reset_num_timesteps=False).num_timesteps == 30

@@ -133,7 +133,10 @@ def test_ctrl_c_saves_and_resume_ends_like_the_unbroken_run(tmp_path, stub, numb
     assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
 
 
-def test_what_was_logged_after_the_checkpoint_of_a_killed_run_is_logged_once(tmp_path, stub):
+@pytest.fixture
+def struck_at_57(tmp_path, stub):
+    """The folder of a run that failed seven steps after a milestone; its agent is sound again."""
+
     def die(agent):
         if agent.num_timesteps == 57:
             raise RuntimeError("struck by lightning")
@@ -141,21 +144,18 @@ def test_what_was_logged_after_the_checkpoint_of_a_killed_run_is_logged_once(tmp
     stub.options["on_step"] = die
     with pytest.raises(RuntimeError, match="lightning"):
         train(settings(), tmp_path / "run")
-    assert Run.open(tmp_path / "run").manifest["reason"] == "RuntimeError: struck by lightning"
     stub.options.clear()
-    resume(tmp_path / "run")
-    assert [row["step"] for row in evaluations(tmp_path / "run")] == list(range(10, 101, 10))
+    return tmp_path / "run"
 
 
-def test_a_killed_run_leaves_the_agent_of_its_last_milestone(tmp_path, stub):
-    def die(agent):
-        if agent.num_timesteps == 57:
-            raise RuntimeError("struck by lightning")
+def test_what_was_logged_after_the_checkpoint_of_a_killed_run_is_logged_once(struck_at_57):
+    assert Run.open(struck_at_57).manifest["reason"] == "RuntimeError: struck by lightning"
+    resume(struck_at_57)
+    assert [row["step"] for row in evaluations(struck_at_57)] == list(range(10, 101, 10))
 
-    stub.options["on_step"] = die
-    with pytest.raises(RuntimeError, match="lightning"):
-        train(settings(), tmp_path / "run")
-    assert (tmp_path / "run" / "agent.zip").read_text() == str(sum(range(51)))
+
+def test_a_killed_run_leaves_the_agent_of_its_last_milestone(struck_at_57):
+    assert (struck_at_57 / "agent.zip").read_text() == str(sum(range(51)))
 
 
 def test_measuring_the_random_reference_is_not_training_time(tmp_path, stub, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Suppress, UseAppendAction
 
-from ..core.errors import SettingsError, did_you_mean
+from ..core.errors import SettingsError
 from ..core.settings import field_names
 from ..evaluations.benchmark import read_benchmark
 from ..evaluations.compare import CompareSettings, compare
@@ -78,17 +78,11 @@ def _settings(options: CompareOptions, arguments: Sequence[str]) -> CompareSetti
         if name not in PARTS and f"--{name.replace('_', '-')}" in written:
             raise SettingsError(f"The benchmark {options.benchmark} has its own --{name.replace('_', '-')}.")
     given = {name: getattr(options, name) for name in PARTS if f"--{name}" in written}
-    for name in ("tasks", "agents"):
-        for wanted in given.get(name, ()):
-            known = getattr(asked, name)
-            if wanted not in known:
-                raise SettingsError(
-                    f"The benchmark {options.benchmark} has no {name[:-1]} {wanted!r}.{did_you_mean(wanted, known)}"
-                )
-    kept = given.get("agents", asked.agents)
-    for name in ("variants", "agent_settings"):
-        given[name] = {label: value for label, value in getattr(asked, name).items() if label in kept}
-    return asked.replace(**given)
+    try:
+        part = asked.part(given.pop("tasks", None), given.pop("agents", None))
+    except SettingsError as error:
+        raise SettingsError(f"{options.benchmark}: {error}") from error
+    return part.replace(**given)
 
 
 def _folder(options: CompareOptions) -> Path:
