@@ -39,7 +39,7 @@ class DeterministicActor(nn.Module):
     def pre_activation(self, latents: Tensor) -> Tensor:
         """Return the actions (..., A) before squashing."""
         actions: Tensor = self.layers(latents)
-        return actions
+        return actions.float()
 
     def explore(self, latents: Tensor, noise: Tensor, amount: float) -> Tensor:
         """Return actions (..., A) disturbed by ``amount`` times standard normal ``noise`` (..., A)."""

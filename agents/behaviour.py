@@ -21,15 +21,15 @@ from torch.nn import functional as F
 
 from ..core.clip import Clip
 from ..core.seeding import torch_generator
-from ..core.settings import Range, Settings
-from ..world_model import Optimization
+from ..core.settings import Range
+from ..world_model import ComputeSettings, Optimization, OptimizationSettings
 from .actor import CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
 
 
 @dataclass(frozen=True)
-class BehaviourSettings(Settings):
-    """Settings of actor and critic."""
+class BehaviourSettings(OptimizationSettings):
+    """Settings of actor and critic, and of their optimiser."""
 
     hidden: Annotated[int, Range(ge=1)] = 256
     """Width of the hidden layers of actor and critic."""
@@ -37,12 +37,6 @@ class BehaviourSettings(Settings):
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
-    learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
-    """AdamW's step size."""
-    weight_decay: Annotated[float, Range(ge=0, le=1)] = 1e-4
-    """AdamW's decoupled weight decay."""
-    gradient_clip: Annotated[float, Range(gt=0)] = 20.0
-    """Largest norm of the whole gradient."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
     smoothing: Annotated[float, Range(ge=0)] = 0.2
@@ -61,6 +55,7 @@ class Behaviour(nn.Module):
         action_dims: A.
         groups: sizes of the one-hot groups for discrete actions, empty for continuous ones.
         settings: see :class:`BehaviourSettings`.
+        compute: how updates are computed.
         seed: of the target noise.
     """
 
@@ -72,10 +67,12 @@ class Behaviour(nn.Module):
         action_dims: int,
         groups: tuple[int, ...] = (),
         settings: BehaviourSettings | None = None,
+        compute: ComputeSettings | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         s = self.settings = settings or BehaviourSettings()
+        self.compute = compute or ComputeSettings()
         self.actor: DeterministicActor | CategoricalActor
         if groups:
             self.actor = CategoricalActor(latent_dims, groups, s.hidden, s.entropy)
@@ -86,12 +83,9 @@ class Behaviour(nn.Module):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
         self.optimization = Optimization(
-            [*self.actor.parameters(), *self.critic.parameters()],
-            s.learning_rate,
-            s.weight_decay,
-            s.gradient_clip,
-            torch_generator(seed, "behaviour"),
+            [*self.actor.parameters(), *self.critic.parameters()], s, torch_generator(seed, "behaviour")
         )
+        self._losses = self.compute.compiled(self._objective)
 
     def value(self, latents: Tensor) -> Tensor:
         """Return the value (...), in reward units, of following the actor from ``latents`` (..., D).
@@ -118,8 +112,27 @@ class Behaviour(nn.Module):
         """
         if mean_reward_size > 0:  # as long as there was no reward, there is no better unit than the last
             self._measure_rewards_by(mean_reward_size)
+        noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.optimization.generator).to(latents)
+        with self.compute.autocast(latents.device):
+            critic_loss, actor_loss, value = self._losses(clip, latents, noise)
+        self.optimization.step(critic_loss + actor_loss)
+        self._follow()
+        return {
+            "critic": critic_loss.detach(),
+            "actor": actor_loss.detach(),
+            "value": value.detach() * self.reward_scale,
+        }
+
+    def _objective(self, clip: Clip, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses of critic and actor and the mean value, in units of the reward scale.
+
+        Args:
+            clip: B clips of T steps.
+            latents: (B, T + 1, D) encodings of the clip, detached.
+            noise: (B, A) standard normal, for the target actions.
+        """
         first = latents[:, 0]
-        targets = self._targets(clip, latents)
+        targets = self._targets(clip, latents, noise)
         values = self.critic(first, clip.actions[:, 0])
         critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
 
@@ -128,16 +141,10 @@ class Behaviour(nn.Module):
 
         gain, saturation = self.actor.objective(first, frozen)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
-        self.optimization.step(critic_loss + actor_loss)
-        self._follow()
-        return {
-            "critic": critic_loss.detach(),
-            "actor": actor_loss.detach(),
-            "value": values.detach().mean() * self.reward_scale,
-        }
+        return critic_loss, actor_loss, values.mean()
 
     @torch.no_grad()
-    def _targets(self, clip: Clip, latents: Tensor) -> Tensor:
+    def _targets(self, clip: Clip, latents: Tensor, noise: Tensor) -> Tensor:
         """Return multi-step targets (B,) in units of the reward scale.
 
         Rewards are summed to the end of the clip or of the episode, whichever comes first; where the episode was cut
@@ -150,7 +157,6 @@ class Behaviour(nn.Module):
         rows = torch.arange(clip.batch, device=latents.device)
         alive = 1 - clip.terminated[rows, taken - 1]
         last = latents[rows, taken]
-        noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.optimization.generator).to(last)
         bootstrap = self.target_actor.expected_value(last, self.target_critic, noise, self.settings.smoothing)
         return rewards / self.reward_scale + alive * self.settings.discount**taken * bootstrap.amin(0)
 

@@ -103,9 +103,9 @@ class JEPAAgent(SB3Surface):
             torch.default_generator.manual_seed(self.stream("weights"))
             self.model = self.Model(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
             self.behaviour = Behaviour(
-                s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, self.stream("behaviour")
+                s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, s.compute, self.stream("behaviour")
             ).to(self.device)
-        self.learner = Learner(self.model, s.learner, self.stream("learner"))
+        self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
         self.acting_policy = self._policy(s.acting)
         self.planning_policy = self._policy(s.planning)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from ..core.settings import Range, Settings
-from ..world_model import JEPASettings, LearnerSettings
+from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings
 from .behaviour import BehaviourSettings
 
 
@@ -43,10 +43,12 @@ class JEPAAgentSettings(Settings):
 
     model: JEPASettings = field(default_factory=JEPASettings)
     """The world model."""
-    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    learner: OptimizationSettings = field(default_factory=OptimizationSettings)
     """How the world model is optimised."""
     behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
     """Actor and critic."""
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """How the updates of model, actor and critic are computed."""
     planning: PlanningSettings = field(default_factory=PlanningSettings)
     """Full effort: how predict acts, and evaluation with it."""
     acting: PlanningSettings = field(default_factory=_bare_actor)

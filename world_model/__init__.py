@@ -1,11 +1,12 @@
 """World models: encode, predict, regularize and learn from clips. This room knows no environment and no planner."""
 
+from .compute import ComputeSettings
 from .heads import ContinueHead, TwoHotHead, symexp, symlog
 from .health import collapse_alarm, measure_health
 from .jepa import JEPA, JEPASettings, Losses
-from .learner import Learner, LearnerSettings
+from .learner import Learner
 from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
-from .optimization import Optimization
+from .optimization import Optimization, OptimizationSettings
 from .sigreg import SIGReg, effective_rank, unit_directions
 from .state import Imagination, LatentState, Step
 
@@ -14,8 +15,9 @@ __all__ = [
     "JEPASettings",
     "Losses",
     "Learner",
-    "LearnerSettings",
     "Optimization",
+    "OptimizationSettings",
+    "ComputeSettings",
     "LatentState",
     "Step",
     "Imagination",

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor, nn
+
+from ..core.settings import Range, Settings
+
+
+@dataclass(frozen=True)
+class OptimizationSettings(Settings):
+    """Settings of an :class:`Optimization`."""
+
+    learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
+    """AdamW's step size."""
+    weight_decay: Annotated[float, Range(ge=0, le=1)] = 1e-4
+    """AdamW's decoupled weight decay."""
+    gradient_clip: Annotated[float, Range(gt=0)] = 20.0
+    """Largest norm of the whole gradient."""
 
 
 class Optimization:
@@ -15,8 +30,7 @@ class Optimization:
 
     Args:
         parameters: what is optimised; those that need no gradient are left out.
-        learning_rate, weight_decay: AdamW's.
-        gradient_clip: largest norm of the whole gradient.
+        settings: see :class:`OptimizationSettings`.
         generator: whatever the losses draw, they draw from it, so that it is saved with the optimiser.
 
     Attributes:
@@ -25,16 +39,13 @@ class Optimization:
     """
 
     def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        learning_rate: float,
-        weight_decay: float,
-        gradient_clip: float,
-        generator: Generator,
+        self, parameters: Iterable[nn.Parameter], settings: OptimizationSettings, generator: Generator
     ) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-        self._gradient_clip, self.generator = gradient_clip, generator
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._gradient_clip, self.generator = settings.gradient_clip, generator
         self.updates = 0
         self.skipped = 0
 

@@ -49,7 +49,7 @@ def test_targets_tell_termination_from_truncation(valid, terminated, expected):
     behaviour.target_critic = ConstantCritic()
     clip = make_clip([float(v) for v in valid], [float(t) for t in terminated], [1.0, 2.0, 4.0])
     latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)
-    assert behaviour._targets(clip, latents).item() == pytest.approx(expected)
+    assert behaviour._targets(clip, latents, torch.zeros(1, 2)).item() == pytest.approx(expected)
 
 
 def test_targets_are_in_units_of_the_reward_scale():
@@ -57,7 +57,7 @@ def test_targets_are_in_units_of_the_reward_scale():
     behaviour.target_critic = ConstantCritic()
     behaviour.reward_scale.fill_(2.0)
     clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
-    assert behaviour._targets(clip, latents).item() == pytest.approx(8 / 2 + 0.5 * 3)
+    assert behaviour._targets(clip, latents, torch.zeros(1, 2)).item() == pytest.approx(8 / 2 + 0.5 * 3)
 
 
 def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():

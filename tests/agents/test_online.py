@@ -64,7 +64,7 @@ def test_one_skipped_update_does_not_spoil_the_logged_losses(small):
         {"num_envs": 2},
         {"acting": {"planner": "auto", "horizon": 3, "budget": 24, "execute": 2}},
         {"num_envs": 2, "model": {"latent_dims": 8, "hidden": 16, "block": 2, "target": "copy"}},
-        {"learner": {"precision": "bf16"}, "model": {"latent_dims": 8, "hidden": 16, "regularize": "projector"}},
+        {"compute": {"precision": "bf16"}, "model": {"latent_dims": 8, "hidden": 16, "regularize": "projector"}},
     ],
     ids=["one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"],
 )

@@ -14,7 +14,7 @@ from forethought.world_model import (
     JEPASettings,
     LatentState,
     Learner,
-    LearnerSettings,
+    OptimizationSettings,
     collapse_alarm,
     measure_health,
 )
@@ -117,7 +117,7 @@ def test_the_target_side_passes_gradient_only_where_asked(target, reaches):
 
 def test_the_target_copy_is_refreshed_on_schedule():
     model = make_model(target="copy", target_refresh=3)
-    learner = Learner(model, LearnerSettings(learning_rate=1e-2))
+    learner = Learner(model, OptimizationSettings(learning_rate=1e-2))
 
     def differs() -> bool:
         pairs = zip(model.encoder.parameters(), model.target_encoder.parameters(), strict=True)
@@ -239,7 +239,7 @@ def test_the_point_of_the_method(regularize, recorded):
     model, rng = JEPA(3, 1, settings), np.random.default_rng(1)
     train, rest = slice(0, 2400), slice(2400, None)
     model.normalizer.update(torch.from_numpy(recorded.arrays()["observations"][train]))
-    learner = Learner(model, LearnerSettings(learning_rate=3e-3))
+    learner = Learner(model, OptimizationSettings(learning_rate=3e-3))
     held_out = recorded.sample(256, model.clip_spec, np.random.default_rng(2), rest)
     start = measure_health(model, held_out, torch.Generator().manual_seed(0))
     for _ in range(600):

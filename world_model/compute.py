@@ -1,0 +1,49 @@
+"""How updates are computed: arithmetic and compilation, the same for the model and for behaviour learned on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ..core.settings import Settings
+
+
+@dataclass(frozen=True)
+class ComputeSettings(Settings):
+    """How updates are computed; acting and planning are not touched."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass; bf16 is autocast, with losses and statistics in fp32."""
+    compile: bool = False
+    """Compile updates with torch.compile: faster, after a minute or two at the start. Resuming is then no longer exact
+    to the bit."""
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which a loss is to be computed."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``function`` compiled, if that is wanted, for arguments whose shapes stay the same."""
+        return _Compiled(function) if self.compile else function
+
+
+class _Compiled:
+    """A compiled function, or, where it cannot be compiled, the function itself, after one warning."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._eager, self._function = function, torch.compile(function, dynamic=False)
+
+    def __call__(self, *arguments: Any) -> Any:
+        from torch._dynamo.exc import TorchDynamoException  # importing it takes long
+
+        try:
+            return self._function(*arguments)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+            warnings.warn(f"Updates are not compiled, because torch.compile failed: {reason}", stacklevel=2)
+            self._function = self._eager
+            return self._eager(*arguments)
