@@ -1,4 +1,4 @@
-"""The stage for held-out episodes: environments made and closed here, the camera, and global generators put back."""
+"""The stage of what is measured: environments made and closed here, the camera, threads and generators put back."""
 
 from __future__ import annotations
 
@@ -96,6 +96,19 @@ class Stage:
     def _limit(self, env: gym.Env[Any, Any]) -> int:
         own = env.spec.max_episode_steps if env.spec is not None else None
         return self._max_steps or (sys.maxsize if own else UNLIMITED_STEPS)
+
+
+@contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Let torch compute with ``count`` threads, and afterwards with as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..agents import make_agent
 from ..agents.registry import agents
@@ -26,6 +24,7 @@ from .evaluate import Evaluation, evaluate
 from .milestones import PROGRESS_EVERY_S, Clock, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import bare_policy
 from .settings import Progress, TrainingResult, TrainSettings, command_line, settings_of
+from .stage import limited_threads
 
 AGENT_FILE = "agent.zip"
 OnProgress = Callable[[Progress], None]
@@ -47,7 +46,7 @@ def train(
     Raises:
         ForethoughtError: for a task, agent or setting that does not exist, and a folder that holds a run already.
     """
-    with _threads(settings.threads):
+    with limited_threads(settings.threads):
         agent = _make_agent(settings, Path(folder))  # before the folder: what was misspelt leaves nothing behind
         with Run.create(folder, settings.to_dict()) as run:
             run.note(command=command_line(), agent_settings=_resolved_settings(agent))
@@ -65,7 +64,7 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
     settings = settings_of(run)
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
-    with _threads(settings.threads):
+    with limited_threads(settings.threads):
         agent = _make_agent(settings, run.folder)
         if not hasattr(agent, "restore"):
             raise RunFolderError(
@@ -251,13 +250,3 @@ def _resolved_settings(agent: Any) -> dict[str, Any]:
 def _with_gaps(evaluation: Evaluation) -> np.ndarray:
     """Return the returns with NaN, which JSON shows as null, for the episodes that were cut as faulty."""
     return np.where(evaluation.faulty, np.nan, evaluation.returns)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

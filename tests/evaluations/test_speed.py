@@ -1,0 +1,90 @@
+"""The cost of learning: per environment step, beside another agent, in turns."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from forethought.core.errors import SettingsError, UnknownNameError
+from forethought.evaluations.speed import SpeedSettings, measure_speed
+
+
+class Learner:
+    """Works for a given time per step, in portions of a given number of steps."""
+
+    def __init__(self, name, cost_ms, portion, log):
+        self.name, self.cost_ms, self.portion, self.log, self.num_timesteps = name, cost_ms, portion, log, 0
+
+    def learn(self, steps, reset_num_timesteps=True):
+        steps = -(-steps // self.portion) * self.portion
+        self.log.append((self.name, steps))
+        until = time.process_time() + steps * self.cost_ms / 1000
+        while time.process_time() < until:
+            pass
+        self.num_timesteps = steps if reset_num_timesteps else self.num_timesteps + steps
+
+
+@pytest.fixture
+def log(monkeypatch):
+    costs, log = {"jepa": (0.2, 1), "sac": (0.1, 1), "ppo": (0.05, 16)}, []
+
+    def make(name, task, **settings):
+        log.append((name, settings.get("compute")))
+        return Learner(name, *costs[name], log)
+
+    monkeypatch.setattr("forethought.agents.make_agent", make)
+    return log
+
+
+def test_agents_take_turns_after_all_are_ready(log):
+    measure_speed(SpeedSettings("Pendulum-v1", variants=False, rounds=2, steps=5))
+    made, learned = log[:4], log[4:]
+    assert made == [("jepa", None), ("jepa", 200), ("sac", None), ("sac", 200)]
+    assert learned == [("jepa", 5), ("sac", 5)] * 2
+
+
+def test_costs_are_per_step_and_measured_against_the_last_agent(log):
+    table = measure_speed(SpeedSettings("Pendulum-v1", ("jepa", "ppo", "sac"), variants=False, rounds=3, steps=20))
+    jepa, ppo, sac = table.rows
+    assert [row.name for row in table.rows] == ["jepa", "ppo", "sac"]
+    for row, cost in ((jepa, 0.2), (ppo, 0.05), (sac, 0.1)):
+        assert row.cpu_ms.value == pytest.approx(cost, rel=0.5)
+        assert row.cpu_ms.low <= row.cpu_ms.value <= row.cpu_ms.high
+        assert row.wall_ms.value >= 0.9 * row.cpu_ms.value
+    assert sac.ratio is None
+    assert jepa.ratio.value > 1 > ppo.ratio.value
+
+
+def test_an_agent_whose_updates_can_be_computed_otherwise_is_shown_so_too(log):
+    table = measure_speed(SpeedSettings("Pendulum-v1", rounds=2, steps=1))
+    assert [row.name for row in table.rows] == ["jepa", "jepa, bf16", "jepa, compiled", "jepa, bf16, compiled", "sac"]
+    assert [entry for entry in log if entry[0] == "jepa" and not isinstance(entry[1], int)] == [
+        ("jepa", None),
+        ("jepa", {"precision": "bf16"}),
+        ("jepa", {"compile": True}),
+        ("jepa", {"precision": "bf16", "compile": True}),
+    ]
+
+
+def test_the_file_says_what_the_figures_depend_on(log, tmp_path):
+    settings = SpeedSettings("Pendulum-v1", variants=False, rounds=2, steps=1)
+    measure_speed(settings).save(tmp_path / "speed.json")
+    known = json.loads((tmp_path / "speed.json").read_text())
+    assert known["settings"] == settings.to_dict()
+    assert {"command", "process", "rows"} <= known.keys()
+    assert known["process"]["threads"] == {"torch": 1}
+
+
+def test_real_agents_are_measured():
+    table = measure_speed(SpeedSettings("Pendulum-v1", ("random", "ppo"), rounds=2, steps=1))
+    assert [row.name for row in table.rows] == ["random", "ppo"]
+    assert "| random |" in table.table().to_markdown()
+
+
+def test_agents_that_do_not_exist_or_are_named_twice_are_refused():
+    with pytest.raises(SettingsError, match="none twice"):
+        SpeedSettings("Pendulum-v1", ("sac", "sac"))
+    with pytest.raises(UnknownNameError, match="'jepa'"):
+        measure_speed(SpeedSettings("Pendulum-v1", ("jeppa",)))
