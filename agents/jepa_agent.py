@@ -215,6 +215,11 @@ class JEPAAgent(SB3Surface):
         prepared.on_training_end()
         return self
 
+    @property
+    def experience_bytes(self) -> int:
+        """Bytes of the experience gathered so far."""
+        return self._training.store.nbytes if self._training else 0
+
     def dump_logs(self) -> None:
         """Write what was recorded since the last time, with SB3's keys."""
         training = self._require_training()

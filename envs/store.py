@@ -233,6 +233,11 @@ class EpisodeStore:
         columns = {name: data[name][rows] for name in ("actions", "rewards", "terminated")}
         return {"observations": observations, **columns, "closed": np.array(data["closed"][index])}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the experience, room for more not counted."""
+        return sum(array.nbytes for array in self.arrays().values())
+
     def arrays(self) -> dict[str, Array]:
         """Return everything as arrays, running episodes included; views, which the next :meth:`append` may change."""
         return {**self._columns.used(), **{name: getattr(self, f"_{name}") for name in _PER_ENVIRONMENT}}

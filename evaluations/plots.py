@@ -65,6 +65,12 @@ def return_against_cpu(summary: Summary, task: TaskSummary, theme: Theme = LIGHT
     return _curves(task, colours(summary), axis, theme)
 
 
+def memory(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -> Figure:
+    """Return the figure of the memory that a run's process holds beyond the agent's experience, which has to grow."""
+    axis = _Axis("steps", "environment steps", "memory beyond the experience (MB)", of="memory_mb")
+    return _curves(task, colours(summary), axis, theme)
+
+
 def overall_scores(summary: Summary, theme: Theme = LIGHT) -> Figure:
     """Return the figure of normalised scores over all tasks: interquartile mean and mean, with their intervals."""
     colour_of = colours(summary)
@@ -98,12 +104,13 @@ def to_png(figure: Figure) -> bytes:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Against what returns are drawn: an attribute of runs, in units of ``unit``."""
+    """Attribute ``of`` of runs drawn against attribute ``attribute``, in units of ``unit``."""
 
     attribute: str
     label: str
     title: str
     unit: float = 1.0
+    of: str = "returns"
 
 
 @dataclass(frozen=True)
@@ -120,20 +127,23 @@ def _curves(task: TaskSummary, colour_of: dict[str, str], axis: _Axis, theme: Th
     axes = figure.add_subplot()
     _style(axes, theme, grid="y")
     ends: list[_End] = []
+    judged = axis.of == "returns"
     for cell in task.cells:
         colour = colour_of[cell.label]
-        curve = cell.curve(axis.attribute)
+        curve = cell.curve(axis.attribute, axis.of)
         if curve is None:
             continue
-        actor = cell.curve(axis.attribute, of="policy_returns")
+        actor = cell.curve(axis.attribute, of="policy_returns") if judged else None
         if actor is not None:
             value = _draw(axes, actor, axis.unit, colour, theme, "--", band=False)
             ends.append(_End(f"{cell.label}, bare actor", colour, value))
         value = _draw(axes, curve, axis.unit, colour, theme, "-" if cell.finished else ":")
-        ends.append(_End(_named(cell), colour, value))
-    if task.random_return is not None:
+        ends.append(_End(_named(cell, curve), colour, value))
+    if judged and task.random_return is not None:
         axes.axhline(task.random_return, color=theme.ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)))
         ends.append(_End("acting at random", theme.ink, task.random_return))
+    if not judged:
+        axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     _label_ends(axes, ends)
     axes.set_xlabel(axis.label)
@@ -169,9 +179,8 @@ def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
         axes.annotate(end.name, (1.015, height), xycoords="axes fraction", color=end.colour, va="center", fontsize=9.5)
 
 
-def _named(cell: Cell) -> str:
-    end = cell.curve()
-    value = f"  {number(end.points[-1].value)}" if end else ""
+def _named(cell: Cell, curve: Curve) -> str:
+    value = f"  {number(curve.points[-1].value)}"
     if not cell.finished:
         return f"{cell.label}{value} (unfinished)"
     seeds = len(cell.counted)

@@ -85,12 +85,19 @@ def report(
     return written
 
 
+_FIGURES = (
+    ("learning_curve", plots.learning_curves, "returns"),
+    ("cpu_time", plots.return_against_cpu, "returns"),
+    ("memory", plots.memory, "memory_mb"),
+)
+
+
 def _draw(summary: Summary) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield each plot's name, and the plot on light and on dark ground."""
     for task in summary.tasks:
         name = _file_name(task.task)
-        if any(cell.curve() for cell in task.cells):
-            for kind, draw in (("learning_curve", plots.learning_curves), ("cpu_time", plots.return_against_cpu)):
+        for kind, draw, of in _FIGURES:
+            if any(cell.curve(of=of) for cell in task.cells):
                 light, dark = (plots.to_png(draw(summary, task, theme)) for theme in (plots.LIGHT, plots.DARK))
                 yield f"{kind}_{name}", light, dark
     if summary.overall:
@@ -107,6 +114,8 @@ def _task_section(summary: Summary, task: TaskSummary, drawn: dict[str, tuple[by
     parts.append(page.films([film for cell in task.cells for film in _films(cell)[:1]]))
     if f"cpu_time_{name}" in drawn:
         parts.append(page.picture(*drawn[f"cpu_time_{name}"], f"return against CPU time on {task.task}"))
+    if f"memory_{name}" in drawn:
+        parts.append(page.picture(*drawn[f"memory_{name}"], f"memory of training on {task.task}"))
     parts += [page.table(table) for cell in task.cells for run in cell.runs for table in _planner_tables(run)]
     horizon = f" at {task.horizon:,.0f} steps" if task.horizon else ""
     return page.section(f"{task.task}{horizon}", parts)

@@ -32,6 +32,7 @@ class RunResult:
         returns: (P,) mean return over the sound held-out episodes; NaN where no episode was sound.
         policy_returns: (P,) of the bare actor beside a planning agent; ``None`` for other agents.
         cpu_seconds, wall_seconds: (P,) training time until then, evaluations not counted.
+        memory_mb: (P,) megabytes that the process held beyond the agent's experience; NaN where they were not logged.
         faults: held-out episodes that were cut as faulty, in all evaluations together.
         random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
     """
@@ -46,6 +47,7 @@ class RunResult:
     policy_returns: Array | None
     cpu_seconds: Array
     wall_seconds: Array
+    memory_mb: Array
     faults: int
     random_return: float | None
 
@@ -89,6 +91,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
         policy_returns=_mean_returns(judged, "evaluation/policy_returns") if plans else None,
         cpu_seconds=_column(judged, "time/cpu_seconds"),
         wall_seconds=_column(judged, "time/wall_seconds"),
+        memory_mb=_column(judged, "memory/process_mb") - _column(judged, "memory/experience_mb"),
         faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
         random_return=_sound_mean(random) if random else None,
     )

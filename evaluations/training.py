@@ -18,6 +18,7 @@ from ..agents import make_agent
 from ..agents.registry import agents
 from ..core.errors import RunFolderError
 from ..core.files import Archive
+from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from ..core.settings import Settings
 from .evaluate import Evaluation, evaluate
@@ -185,6 +186,10 @@ class _Session:
             if not metrics:
                 return
             metrics |= {"time/cpu_seconds": self._clock.cpu_seconds, "time/wall_seconds": self._clock.wall_seconds}
+            metrics |= {
+                "memory/process_mb": resident_bytes() / 1e6,
+                "memory/experience_mb": getattr(self.agent, "experience_bytes", 0) / 1e6,
+            }
             metrics["env/faults"] = self._faults  # the agent's own log may wait for episodes that are never whole
             step = self.agent.num_timesteps
             self.run.log(metrics, step)

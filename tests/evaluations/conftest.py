@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -157,6 +158,11 @@ class StubLearner:
         return True
 
 
+def reproducible(row):
+    """Return what another run of the same seed logs again: all but clock times and the process's memory."""
+    return {name: value for name, value in row.items() if not re.match(r"time/|.*_ms$|memory/process", name)}
+
+
 @pytest.fixture
 def stub_learner():
     return StubLearner
@@ -174,6 +180,7 @@ def write_run(
     policy=None,
     spread=1.0,
     cpu=10.0,
+    memory_mb=None,
     **settings,
 ):
     """Write a run folder as a training would leave it; each evaluation has two episodes around its mean return."""
@@ -187,6 +194,8 @@ def write_run(
         if policy is not None:
             row["evaluation/policy_returns"] = [policy, policy]
         row |= {"time/cpu_seconds": cpu * index, "time/wall_seconds": cpu * index}
+        if memory_mb is not None:
+            row |= dict(zip(("memory/process_mb", "memory/experience_mb"), memory_mb, strict=True))
         run.log({"train/loss": 0.5}, index * 100 - 50)
         run.log(row, index * 100)
     run.set_status(status, reason)

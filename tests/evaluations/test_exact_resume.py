@@ -16,6 +16,8 @@ from forethought.evaluations import TrainSettings, resume, train
 from forethought.planners import available_planners, planner_class
 from forethought.planners.check import example_specs
 
+from .conftest import reproducible
+
 SMALL = {
     "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
     "behaviour": {"hidden": 16},
@@ -45,10 +47,7 @@ def everything(folder):
     run = Run.open(folder)
     archive = run.latest_checkpoint()
     documents = {name: document for name, document in archive.documents.items() if name != "run"}
-    metrics = [
-        {name: value for name, value in row.items() if not name.startswith("time/") and not name.endswith("_ms")}
-        for row in run.read_metrics()
-    ]
+    metrics = [reproducible(row) for row in run.read_metrics()]
     return documents, archive.tensors, metrics
 
 

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
@@ -161,6 +162,19 @@ def test_an_interval_is_drawn_only_where_there_is_one(make_run, tmp_path):
     make_run("sac", 0)
     summary = summarise(*read_results([tmp_path]))
     assert len(plots.learning_curves(summary, summary.tasks[0]).axes[0].collections) == 1
+
+
+def test_memory_beyond_the_experience_is_drawn_where_it_was_logged(make_run, tmp_path):
+    make_run("jepa", 0, memory_mb=(300.0, 100.0))
+    make_run("sac", 0)
+    (run, other), _ = read_results([tmp_path])
+    assert (run.memory_mb == 200).all()
+    assert not np.isfinite(other.memory_mb).any()
+    assert "memory_Task-v0.png" in {path.name for path in report(tmp_path).plots}
+    summary = summarise(*read_results([tmp_path]))
+    axes = plots.memory(summary, summary.tasks[0]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["jepa  200.0  (1 seed, no interval)"]
+    assert axes.get_ylim()[0] == 0
 
 
 def test_plotting_touches_no_global_state(comparison):

@@ -18,6 +18,8 @@ from forethought.evaluations.milestones import Clock, Interruption
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.training import load_trained, resume, train
 
+from .conftest import reproducible
+
 TASK = "Countdown-v0"
 
 
@@ -126,7 +128,7 @@ def test_ctrl_c_saves_and_resume_ends_like_the_unbroken_run(tmp_path, stub, numb
     assert resume(tmp_path / "run").status == "finished"
     assert (tmp_path / "run" / "agent.zip").read_text() == (tmp_path / "unbroken" / "agent.zip").read_text()
     untimed = [
-        [{key: value for key, value in row.items() if "time/" not in key and "ms" not in key} for row in rows]
+        [reproducible(row) for row in rows]
         for rows in (evaluations(tmp_path / "run"), evaluations(tmp_path / "unbroken"))
     ]
     assert untimed[0] == untimed[1]

@@ -14,6 +14,8 @@ from forethought.core.runs import Run
 from forethought.evaluations import TrainSettings, evaluate, evaluate_planners, load_trained, resume, train
 from forethought.evaluations.planner_table import PLANNERS
 
+from .conftest import reproducible
+
 SMALL = {"model": {"latent_dims": 8, "hidden": 16}, "learning_starts": 30, "batch_size": 8, "updates_per_step": 0.2}
 ASKED = TrainSettings("CartPole-v1", "jepa", steps=90, evaluations=3, episodes=2, agent_settings=SMALL)
 
@@ -27,7 +29,7 @@ def trained(tmp_path_factory):
 
 def evaluations(folder):
     rows = [row for row in Run.open(folder).read_metrics() if "evaluation/returns" in row]
-    return [{key: value for key, value in row.items() if "time/" not in key and "_ms" not in key} for row in rows]
+    return [reproducible(row) for row in rows]
 
 
 def test_a_run_interrupted_at_a_milestone_ends_like_the_unbroken_one(trained, tmp_path):

@@ -1,4 +1,4 @@
-"""Provenance: what a result may depend on besides its configuration."""
+"""Provenance: what a result may depend on besides its configuration, and what this process holds."""
 
 from __future__ import annotations
 
@@ -62,3 +62,14 @@ def _git_state() -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "modified": bool(changes)}
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds; where the system does not tell, the most that it ever held."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource  # of Unix only, as are the systems without /proc that reach this line
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
