@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from ..core.errors import RunFolderError, SettingsError, did_you_mean
 from ..core.files import read_json, write_json
@@ -35,6 +35,8 @@ class CompareSettings(Settings):
     """Runs per agent and task, with the seeds 0, 1, ... One tells nothing of the spread; five are a claim."""
     steps: Annotated[int, Range(ge=1)] = 10_000
     """Environment steps of each run."""
+    task_steps: dict[str, int] = field(default_factory=dict)
+    """Environment steps on tasks that take more or fewer."""
     evaluations: Annotated[int, Range(ge=1)] = 10
     """Evaluations, evenly spread over each run."""
     episodes: Annotated[int, Range(ge=1)] = 10
@@ -50,16 +52,19 @@ class CompareSettings(Settings):
     agent_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The agents' own settings, by what ``agents`` calls them."""
 
+    _named: ClassVar = {"variants": "agents", "agent_settings": "agents", "task_steps": "tasks"}
+    """Fields that hold something for some of the tasks or agents."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("tasks", "agents"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise SettingsError(f"CompareSettings.{name} = {values!r} must name at least one, and none twice.")
-        for field_name in ("variants", "agent_settings"):
-            unknown = [name for name in getattr(self, field_name) if name not in self.agents]
+        for field_name, kind in self._named.items():
+            unknown = [name for name in getattr(self, field_name) if name not in getattr(self, kind)]
             if unknown:
-                raise SettingsError(f"{field_name} names {unknown[0]!r}, which is not among the agents compared.")
+                raise SettingsError(f"{field_name} names {unknown[0]!r}, which is not among the {kind} compared.")
 
     def part(self, tasks: Sequence[str] | None = None, agents: Sequence[str] | None = None) -> CompareSettings:
         """Return the comparison of only these tasks and agents; ``None`` keeps all.
@@ -77,8 +82,8 @@ class CompareSettings(Settings):
                 if name not in known:
                     raise SettingsError(f"It has no {field_name[:-1]} {name!r}.{did_you_mean(name, known)}")
         own: dict[str, Any] = {
-            field_name: {name: value for name, value in getattr(self, field_name).items() if name in kept["agents"]}
-            for field_name in ("variants", "agent_settings")
+            field_name: {name: value for name, value in getattr(self, field_name).items() if name in kept[kind]}
+            for field_name, kind in self._named.items()
         }
         return self.replace(**kept, **own)
 
@@ -89,7 +94,7 @@ class CompareSettings(Settings):
                 task=task,
                 agent=self.variants.get(agent, agent),
                 label=agent if agent in self.variants else "",
-                steps=self.steps,
+                steps=self.task_steps.get(task, self.steps),
                 seed=seed,
                 evaluations=self.evaluations,
                 episodes=self.episodes,

@@ -54,6 +54,22 @@ def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
     }
 
 
+def test_a_part_keeps_what_belongs_to_its_tasks_and_agents():
+    asked = read_benchmark("mujoco-short")
+    part = asked.part(["Hopper-v5"], ["jepa", "sac_zoo"])
+    assert (part.tasks, part.agents) == (("Hopper-v5",), ("jepa", "sac_zoo"))
+    assert part.task_steps == {"Hopper-v5": 50_000}
+    assert part.variants == {"sac_zoo": "sac"}
+    assert {(run.name, run.agent, run.steps) for run in part.runs()} == {
+        ("jepa", "jepa", 50_000),
+        ("sac_zoo", "sac", 50_000),
+    }
+    assert asked.part() == asked
+    assert {run.steps for run in asked.part(["Reacher-v5"]).runs()} == {20_000}
+    with pytest.raises(SettingsError, match=r"no task 'Hoper-v5'\. Did you mean 'Hopper-v5'"):
+        asked.part(["Hoper-v5"])
+
+
 def test_a_file_is_as_good_as_a_name(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('tasks = ["Pendulum-v1"]\n[agents.sac]\n[agents.wide]\nagent = "jepa"\nsettings.batch_size = 8\n')
@@ -72,6 +88,10 @@ def test_a_file_is_as_good_as_a_name(tmp_path):
         ('tasks = ["Pendulum-v1"]', r"needs a table \[agents.NAME\]"),
         ('tasks = ["Pendulum-v1"]\n[agents.a]\nagnet = "jepa"', "agents.a has no 'agnet'. Did you mean 'agent'"),
         ('task = ["Pendulum-v1"]\n[agents.sac]', "has no setting 'task'. Did you mean 'tasks'"),
+        (
+            "tasks = ['Pendulum-v1']\ntask_steps.CartPole-v1 = 9\n[agents.sac]",
+            "'CartPole-v1', which is not among the t",
+        ),
         ("steps = 0\ntasks = ['Pendulum-v1']\n[agents.sac]", "steps = 0 is out of range"),
     ],
 )
