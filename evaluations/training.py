@@ -18,8 +18,8 @@ import torch
 
 from ..agents import make_agent
 from ..agents.registry import agents
+from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError
-from ..core.files import Archive
 from ..core.runs import Run
 from ..core.settings import Settings
 from .evaluate import Evaluation, evaluate
@@ -73,8 +73,7 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
                 "train it again in another folder."
             )
         with run:
-            archive = run.latest_checkpoint()
-            return _Session(run, settings, agent, on_progress, archive).go()
+            return _Session(run, settings, agent, on_progress, run.latest_checkpoint()).go()
 
 
 def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
@@ -101,7 +100,7 @@ class _Session:
         settings: TrainSettings,
         agent: Any,
         on_progress: OnProgress | None,
-        archive: Archive | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.run, self.settings, self.agent = run, settings, agent
         self._on_progress = on_progress or (lambda progress: None)
@@ -111,9 +110,9 @@ class _Session:
         self._interruption = Interruption()
         self._writer = MetricsWriter(run)
         spent = {}
-        if archive is not None:
-            spent = archive.documents["run"]
-            exact = agent.restore(archive.documents, archive.tensors)
+        if checkpoint is not None:
+            spent = checkpoint.documents["run"]
+            exact = agent.restore(checkpoint)
             run.note(resume="exact" if exact else "inexact")
             run.rewind_metrics(agent.num_timesteps)
         self._clock = Clock(spent.get("cpu_seconds", 0.0), spent.get("wall_seconds", 0.0))
@@ -217,9 +216,10 @@ class _Session:
     def _save_checkpoint(self) -> None:
         if not self._resumable or not self.agent.num_timesteps:
             return
-        documents, tensors = self.agent.checkpoint()
-        documents["run"] = {"cpu_seconds": self._clock.cpu_seconds, "wall_seconds": self._clock.wall_seconds}
-        self.run.save_checkpoint(self.agent.num_timesteps, documents, tensors)
+        checkpoint = self.agent.checkpoint(self.run.saved_rows)
+        spent = {"cpu_seconds": self._clock.cpu_seconds, "wall_seconds": self._clock.wall_seconds}
+        checkpoint.documents["run"] = spent
+        self.run.save_checkpoint(self.agent.num_timesteps, checkpoint)
 
     def _report(self) -> None:
         step = self.agent.num_timesteps

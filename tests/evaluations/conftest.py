@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import Logger
 
+from forethought.core.checkpoints import Checkpoint
 from forethought.core.runs import Run
 from forethought.evaluations.settings import TrainSettings
 
@@ -149,11 +150,11 @@ class StubLearner:
     def save(self, path):
         path.write_text(str(self.weight))
 
-    def _checkpoint(self):
-        return {"agent": {"steps": self.num_timesteps, "weight": self.weight}}, {}
+    def _checkpoint(self, saved_rows):
+        return Checkpoint({"agent": {"steps": self.num_timesteps, "weight": self.weight}}, {})
 
-    def _restore(self, documents, tensors):
-        self.num_timesteps, self.weight = documents["agent"]["steps"], documents["agent"]["weight"]
+    def _restore(self, checkpoint):
+        self.num_timesteps, self.weight = (checkpoint.documents["agent"][name] for name in ("steps", "weight"))
         return True
 
 

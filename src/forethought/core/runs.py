@@ -5,7 +5,7 @@
     RUN/config.json      what was asked for; written once
         manifest.json    what it ran on (versions, threads, git state), each start of it, its status, digests
         metrics.jsonl    one line per logged step
-        checkpoints/     step_000012000.zip, ... and LATEST, which names the newest and is replaced last
+        checkpoints/     see :mod:`.checkpoints`
         .lock            the process that is writing here
 
 Reading needs no lock, so a report can be made of a run in progress. Writing needs it: ``with run: ...``.
@@ -22,18 +22,15 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
+from .checkpoints import Checkpoint, CheckpointFolder
 from .errors import CheckpointError, RunFolderError, WriteError
-from .files import Archive, load_archive, read_json, save_archive, write_atomically, write_json
+from .files import read_json, write_atomically, write_json
 from .locks import FolderLock
 from .provenance import describe_process, list_changes
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Status = Literal["running", "finished", "interrupted", "failed"]
-KEPT_CHECKPOINTS = 2
 
 
 class Run:
@@ -53,6 +50,7 @@ class Run:
         self.config = config
         self.manifest = manifest
         self._lock: FolderLock | None = None
+        self._checkpoints = CheckpointFolder(folder / "checkpoints")
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], config: Mapping[str, Any], kind: str = "train") -> Run:
@@ -195,54 +193,23 @@ class Run:
 
     # Checkpoints
 
-    def save_checkpoint(
-        self, step: int, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
-    ) -> Path:
-        """Save an archive named by its step, point ``LATEST`` at it, and keep the last two.
+    @property
+    def saved_rows(self) -> int:
+        """Rows in the segments of the checkpoint that was loaded or saved last: those that need no more saving."""
+        return self._checkpoints.rows
 
-        Checkpoints of later steps, left by a future that was abandoned by resuming earlier, are removed.
-
-        Raises:
-            WriteError: where it could not be written; the previous checkpoint stays and stays the latest.
-        """
+    def save_checkpoint(self, step: int, checkpoint: Checkpoint) -> Path:
+        """Save a checkpoint named by its step; see :meth:`CheckpointFolder.save`."""
         self._require_lock()
-        folder = self.folder / "checkpoints"
-        path = save_archive(folder / f"step_{step:09d}.zip", documents, tensors)
-        write_atomically(folder / "LATEST", f"{path.name}\n".encode())
-        kept = [other for other in self.checkpoints() if _step(other) <= step][:KEPT_CHECKPOINTS]
-        for other in self.checkpoints():
-            if other not in kept:
-                other.unlink(missing_ok=True)
-        return path
+        return self._checkpoints.save(step, checkpoint)
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoint files, newest first."""
-        return sorted((self.folder / "checkpoints").glob("step_*.zip"), key=_step, reverse=True)
+        return self._checkpoints.paths()
 
-    def latest_checkpoint(self) -> Archive:
-        """Load the newest valid checkpoint, with a warning that names any damaged one that was skipped.
-
-        Raises:
-            CheckpointError: where there is none, or none is valid.
-        """
-        paths = self.checkpoints()
-        if not paths:
-            raise CheckpointError(f"{self.folder} holds no checkpoint yet: delete it to begin anew.")
-        latest = self.folder / "checkpoints" / "LATEST"
-        if latest.is_file():
-            named = latest.parent / Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name
-            paths.sort(key=lambda path: path != named)  # stable: the named one first, the others newest first
-        skipped: list[str] = []
-        for path in paths:
-            try:
-                archive = load_archive(path)
-            except CheckpointError as error:
-                skipped.append(str(error))
-                continue
-            if skipped:
-                warnings.warn(f"{' '.join(skipped)} Using {path.name} instead.", stacklevel=2)
-            return archive
-        raise CheckpointError(f"{self.folder} holds no valid checkpoint. {' '.join(skipped)}")
+    def latest_checkpoint(self) -> Checkpoint:
+        """Load the newest valid checkpoint, to go on from; see :meth:`CheckpointFolder.load_latest`."""
+        return self._checkpoints.load_latest()
 
     # The start of a process
 
@@ -268,11 +235,6 @@ class Run:
     def _require_lock(self) -> None:
         if self._lock is None:
             raise RunFolderError(f"{self.folder} is open for reading only: write to it inside ``with run:``.")
-
-
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.stem.removeprefix("step_")
-    return int(number) if number.isdigit() else -1
 
 
 def _digest(path: Path) -> str:
