@@ -27,6 +27,7 @@ from ..planners import ActionSpec, Planner, make_planner
 from ..world_model import JEPA, LatentState, Learner
 from .behaviour import Behaviour
 from .controller import Controller, ControllerState
+from .devices import choose_device
 from .objective import RewardObjective
 from .online import OnlineTraining
 from .policy import PlanningPolicy
@@ -78,7 +79,7 @@ class JEPAAgent(SB3Surface):
         if planner is not None:
             self.settings = self.settings.replace(planning=self.settings.planning.replace(planner=planner))
         super().__init__(seed, verbose, tensorboard_log)
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         self._training: OnlineTraining | None = None
         self._env_source: Any = None
         self._environments: Environments
@@ -374,15 +375,3 @@ class JEPAAgent(SB3Surface):
             self.num_timesteps = int(documents["agent"]["num_timesteps"])
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"The file does not fit this agent: {error}.") from error
-
-
-def _choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device='cuda' was asked for and this machine has none that torch can use: try 'auto'.")
-    return device

@@ -14,6 +14,7 @@ from ..core.checkpoints import Segment
 from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..envs import EpisodeStore
 from ..world_model import collapse_alarm, measure_health
+from .devices import memory_explained
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -128,7 +129,8 @@ class OnlineTraining:
         observations = torch.from_numpy(environments.observations).to(self.agent.device)
         begins = environments.started | (not self.in_control)  # it has not seen what happened before
         self.in_control = True
-        actions, self.control = policy.controller.act(self.control, observations, begins, policy.exploration)
+        with memory_explained("planning an action", "acting.budget or num_envs"):
+            actions, self.control = policy.controller.act(self.control, observations, begins, policy.exploration)
         return actions.cpu().numpy()
 
     def learn(self, updates: int) -> None:
@@ -137,11 +139,12 @@ class OnlineTraining:
         self._advance_frontier()
         reward_size = self.reward_size_sum / max(self.steps, 1)
         for _ in range(updates):
-            clip = self.store.sample(
-                settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
-            ).to(agent.device)
-            losses = agent.learner.update(clip)
-            behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
+            with memory_explained("an update", f"batch_size, which is {settings.batch_size:,}, or model.hidden"):
+                clip = self.store.sample(
+                    settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
+                ).to(agent.device)
+                losses = agent.learner.update(clip)
+                behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
             for name, value in {**losses.metrics(), **behaviour}.items():
                 mean = self.metrics.get(name, value)
                 mean = torch.lerp(mean, value, 1 / METRIC_UPDATES).where(value.isfinite(), mean)

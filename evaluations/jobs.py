@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from typing import Literal
 from ..core.errors import RunFolderError
 from ..core.locks import FolderLock
 from ..core.runs import Run
-from .settings import TrainSettings, settings_of
+from .settings import TrainSettings, list_changes, settings_of
 
 WORKER = "forethought.evaluations.worker"
 LOG_FILE = "log.txt"
@@ -69,12 +69,10 @@ class Job:
         if not (self.folder / "config.json").exists():
             return
         run = Run.open(self.folder)
-        asked, found = (json.loads(json.dumps(one.to_dict())) for one in (self.settings, settings_of(run)))
-        changed = [name for name in asked if found[name] != asked[name]]
-        if changed:
-            listed = "; ".join(f"{name} was {found[name]!r}, is {asked[name]!r}" for name in changed)
+        if changes := list_changes(settings_of(run), self.settings).values():
             raise RunFolderError(
-                f"{self.folder} holds a run with other settings ({listed}): choose another folder, or these settings."
+                f"{self.folder} holds a run with other settings ({'; '.join(changes)}): choose another folder, or "
+                "these settings."
             )
         if run.status == "finished":
             self.state = "skipped"
@@ -115,9 +113,10 @@ class Job:
                     if not line.endswith(b"\n"):
                         break
                     self._read_to += len(line)
-                    row = json.loads(line)
-                    self.step = int(row["step"])
-                    self.last_return = row.get("evaluation/return_mean", self.last_return)
+                    with suppress(ValueError, TypeError, KeyError):  # a damaged line is told of by the summary
+                        row = json.loads(line)
+                        self.step = int(row["step"])
+                        self.last_return = row.get("evaluation/return_mean", self.last_return)
         return ended
 
     def conclude(self) -> None:

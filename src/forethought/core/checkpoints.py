@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KEPT_CHECKPOINTS = 2
 _LATEST = "LATEST"
 _SEGMENTS = "segments"
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,8 @@ class CheckpointFolder:
         paths = self.paths()
         if not paths:
             raise CheckpointError(f"{self._folder.parent} holds no checkpoint yet: delete it to begin anew.")
-        latest = self._folder / _LATEST
-        if latest.is_file():
-            named = self._folder / Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name
-            paths.sort(key=lambda path: path != named)  # stable: the named one first, the others newest first
+        named = self._named_latest()
+        paths.sort(key=lambda path: path.name != named)  # stable: the named one first, the others newest first
         skipped: list[str] = []
         for path in paths:
             try:
@@ -121,6 +120,13 @@ class CheckpointFolder:
                 warnings.warn(f"{' '.join(skipped)} Using {path.name} instead.", stacklevel=3)
             return checkpoint
         raise CheckpointError(f"{self._folder.parent} holds no valid checkpoint. {' '.join(skipped)}")
+
+    def _named_latest(self) -> str | None:
+        latest = self._folder / _LATEST
+        if not latest.is_file():
+            return None
+        with open(latest, encoding="utf-8", errors="replace") as file:
+            return file.read(_LONGEST_NAME).strip()
 
     def _load(self, path: Path) -> Checkpoint:
         archive = load_archive(path)

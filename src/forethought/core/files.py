@@ -97,6 +97,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return _decode_json(data)
 
 
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Yield the value of each complete line of a file, one at a time, and ``None`` for a line that is no sound JSON."""
+    with open(path, "rb") as file:
+        while line := file.readline(JSON_LIMIT_BYTES):
+            if not line.endswith(b"\n"):  # still being written, or cut short by a crash
+                return
+            try:
+                yield _decode_json(line)
+            except (ValueError, RecursionError):
+                yield None
+
+
 def archive_path(path: str | os.PathLike[str]) -> Path:
     """Return ``path``, with ``.zip`` appended where it has no suffix."""
     path = Path(path)
