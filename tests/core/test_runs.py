@@ -15,7 +15,7 @@ import torch
 
 from forethought.core import locks, provenance
 from forethought.core.checkpoints import Checkpoint
-from forethought.core.errors import RunFolderError
+from forethought.core.errors import RunFolderError, WriteError
 from forethought.core.runs import Run
 
 CHECKPOINT = Checkpoint({"agent": {}}, {"model": {"weight": torch.arange(4.0)}})
@@ -66,6 +66,28 @@ def test_metrics_come_back_with_numbers_made_plain(tmp_path: Path) -> None:
     ]
 
 
+def test_on_a_full_disk_logged_lines_wait_whole_for_room(folder: Path, full_disk) -> None:
+    before = (folder / "metrics.jsonl").read_bytes()
+    with Run.open(folder) as run:
+        with full_disk(len(before) + 5):
+            with pytest.warns(UserWarning, match=r"metrics\.jsonl \(\d+ bytes\).*waits"):
+                run.log({"loss": 3.0}, 300)
+            run.log({"loss": 4.0}, 400)  # one warning is enough
+            with pytest.raises(WriteError):
+                run.save_checkpoint(400, CHECKPOINT)
+        assert (folder / "metrics.jsonl").read_bytes() == before
+        run.save_checkpoint(400, CHECKPOINT)
+        assert [line["step"] for line in run.read_metrics()] == [100, 200, 300, 400]
+
+
+@pytest.mark.parametrize("line", [b'{"step": NaN}', b'{"step": 1, "step": 2}', b"[" * 100_000, b"7", b"{}", b"\xff"])
+def test_a_line_of_the_log_that_is_no_sound_json_is_left_out_with_a_warning(folder: Path, line: bytes) -> None:
+    log = folder / "metrics.jsonl"
+    log.write_bytes(line + b"\n" + log.read_bytes())
+    with pytest.warns(UserWarning, match="line 1, is damaged"):
+        assert [line["step"] for line in Run.open(folder).read_metrics()] == [100, 200]
+
+
 def test_rewinding_forgets_the_metrics_after_a_step(folder: Path) -> None:
     with Run.open(folder) as run:
         run.rewind_metrics(100)
@@ -94,7 +116,18 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         Run.open(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"status": "done", "starts": [], "digests": {}}',
+        '{"status": [], "starts": [], "digests": {}}',
+        '{"status": "running", "starts": [{"versions": 5}], "digests": {}}',
+        '{"status": "running", "starts": [], "digests": []}',
+    ],
+)
 def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(RunFolderError):

@@ -117,9 +117,9 @@ def constant_agent():
 class StubLearner:
     """Learns nothing but to count: its weight is the sum of the steps it took, and it acts by it."""
 
-    def __init__(self, env=None, resumable=True, on_step=None, **settings):
+    def __init__(self, env=None, resumable=True, on_step=None, formats=(), **settings):
         self.num_timesteps, self.weight, self.settings = 0, 0, settings
-        self.logger = Logger(folder=None, output_formats=[])
+        self.logger = Logger(folder=None, output_formats=list(formats))
         self.on_step = on_step or (lambda agent: None)
         self.calls = []
         if resumable:

@@ -5,6 +5,7 @@ Only the subcommand that is asked for is imported, so that ``--help`` and ``--ve
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -94,7 +95,8 @@ def _help() -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"forethought: {message}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"forethought: {message}", file=sys.stderr)
 
 
 def _never_fail_to_print() -> None:
