@@ -93,7 +93,7 @@ class Interruption:
         again = self.requested is not None
         self.requested = signal.Signals(number).name
         if again or self._may_break_off:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.requested)
 
 
 class MetricsWriter(KVWriter):

@@ -26,7 +26,7 @@ COMMANDS = {
     "demo": "Train two agents on a MuJoCo task and show what they learned.",
 }
 
-USAGE_ERROR, INTERRUPTED = 2, 130  # as shells and argparse have it
+USAGE_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # as shells and argparse have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return stopped_by(str(stop))
+
+
+def stopped_by(signal: str) -> int:
+    """Return the exit code after the signal of that name; an interruption without one is Ctrl-C."""
+    return TERMINATED if signal == "SIGTERM" else INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:

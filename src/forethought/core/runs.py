@@ -152,8 +152,10 @@ class Run:
 
     def set_status(self, status: Status, reason: str | None = None) -> None:
         """Record how the run stands, and why."""
-        self._write_log()
-        self.note(status=status, reason=reason)
+        try:
+            self._write_log()
+        finally:
+            self.note(status=status, reason=reason)
 
     def note(self, **fields: Any) -> None:
         """Add or replace fields of the manifest, such as ``resume="inexact"``."""
