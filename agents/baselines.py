@@ -22,12 +22,14 @@ from ..core.errors import CheckpointError, SettingsError, UnsupportedSpaceError,
 from ..core.files import load_archive, save_archive
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs.space_documents import describe_space, restore_space
+from .devices import choose_device, memory_explained
 from .registry import register_agent
 from .sb3 import console_logger
 from .sb3_checks import check_settings, check_spaces
 from .training_env import build_vec_env
 
 if TYPE_CHECKING:
+    import torch
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecEnv
@@ -97,16 +99,18 @@ class Baseline:
                 f"{self.name} cannot observe {self.observation_space}: flatten it with "
                 "gymnasium.wrappers.FlattenObservation."
             )
+        chosen = choose_device(device)  # SB3 would quietly compute on the CPU instead
         try:
-            self.model: BaseAlgorithm = algorithm(
-                policy,
-                vec_env,
-                seed=self.seed % 2**32,  # NumPy's global generator takes no larger one
-                verbose=verbose,
-                tensorboard_log=tensorboard_log,
-                device=device,
-                **self._for_sb3(),
-            )
+            with memory_explained(f"{self.name}'s experience and networks", "buffer_size or net_arch"):
+                self.model: BaseAlgorithm = algorithm(
+                    policy,
+                    vec_env,
+                    seed=self.seed % 2**32,  # NumPy's global generator takes no larger one
+                    verbose=verbose,
+                    tensorboard_log=tensorboard_log,
+                    device=chosen,
+                    **self._for_sb3(),
+                )
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise SettingsError(f"Stable-Baselines3 refuses to build {self.name} so: {error}") from error
         if tensorboard_log is None:
@@ -141,19 +145,25 @@ class Baseline:
         if self.model.env is None:
             raise SettingsError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
         chosen = {"log_interval": log_interval, "tb_log_name": tb_log_name or self.name}
-        self.model.learn(
-            total_timesteps,
-            callback,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-            **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
-        )
+        with memory_explained("an update", "batch_size"):
+            self.model.learn(
+                total_timesteps,
+                callback,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+                **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
+            )
         return self
 
     @property
     def num_timesteps(self) -> int:
         """Environment steps learned from."""
         return self.model.num_timesteps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
 
     @property
     def faults(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.checkpoints import Checkpoint
 from ..core.errors import CheckpointError, SettingsError
 from ..core.files import load_archive, save_archive
 from ..core.seeding import derive_seed
@@ -26,6 +27,7 @@ from ..planners import ActionSpec, Planner, make_planner
 from ..world_model import JEPA, LatentState, Learner
 from .behaviour import Behaviour
 from .controller import Controller, ControllerState
+from .devices import choose_device
 from .objective import RewardObjective
 from .online import OnlineTraining
 from .policy import PlanningPolicy
@@ -77,7 +79,7 @@ class JEPAAgent(SB3Surface):
         if planner is not None:
             self.settings = self.settings.replace(planning=self.settings.planning.replace(planner=planner))
         super().__init__(seed, verbose, tensorboard_log)
-        self.device = _choose_device(device)
+        self.device = choose_device(device)
         self._training: OnlineTraining | None = None
         self._env_source: Any = None
         self._environments: Environments
@@ -325,23 +327,28 @@ class JEPAAgent(SB3Surface):
             agent.set_env(env)
         return agent
 
-    def checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-        """Return everything that :meth:`restore` needs to go on: the agent, its experience, streams and episodes."""
-        documents, tensors = self._parts()
-        documents["training"], tensors["training"] = flatten_tree(self._require_training().state())
-        snapshot = {group: {name: value.clone() for name, value in part.items()} for group, part in tensors.items()}
-        return documents, snapshot
+    def checkpoint(self, saved_rows: int = 0) -> Checkpoint:
+        """Return everything that :meth:`restore` needs to go on: the agent, its experience, streams and episodes.
 
-    def restore(self, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
-        """Continue from :meth:`checkpoint`'s output.
+        Args:
+            saved_rows: rows of experience that earlier checkpoints hold; this one has those that came since.
+        """
+        documents, tensors = self._parts()
+        training = self._require_training()
+        documents["training"], tensors["training"] = flatten_tree(training.state())
+        snapshot = {group: {name: value.clone() for name, value in part.items()} for group, part in tensors.items()}
+        return Checkpoint(documents, snapshot, training.segments(saved_rows))
+
+    def restore(self, checkpoint: Checkpoint) -> bool:
+        """Continue from :meth:`checkpoint`'s output, with all segments of the experience.
 
         Returns:
             Whether the open episodes were restored exactly; where not, fresh ones were begun.
         """
-        self._restore_parts(documents, tensors)
+        self._restore_parts(checkpoint.documents, checkpoint.tensors)
         try:
-            state = unflatten_tree(documents["training"], dict(tensors["training"]))
-            return self._require_training().load_state(state)
+            state = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])
+            return self._require_training().load_state(state, checkpoint.segments)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"The checkpoint does not fit this agent: {error!r}.") from error
 
@@ -373,15 +380,3 @@ class JEPAAgent(SB3Surface):
             self.num_timesteps = int(documents["agent"]["num_timesteps"])
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"The file does not fit this agent: {error}.") from error
-
-
-def _choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device='cuda' was asked for and this machine has none that torch can use: try 'auto'.")
-    return device

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..core.checkpoints import Segment
 from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..envs import EpisodeStore
 from ..world_model import collapse_alarm, measure_health
+from .devices import memory_explained
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -126,7 +129,8 @@ class OnlineTraining:
         observations = torch.from_numpy(environments.observations).to(self.agent.device)
         begins = environments.started | (not self.in_control)  # it has not seen what happened before
         self.in_control = True
-        actions, self.control = policy.controller.act(self.control, observations, begins, policy.exploration)
+        with memory_explained("planning an action", "acting.budget or num_envs"):
+            actions, self.control = policy.controller.act(self.control, observations, begins, policy.exploration)
         return actions.cpu().numpy()
 
     def learn(self, updates: int) -> None:
@@ -135,11 +139,12 @@ class OnlineTraining:
         self._advance_frontier()
         reward_size = self.reward_size_sum / max(self.steps, 1)
         for _ in range(updates):
-            clip = self.store.sample(
-                settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
-            ).to(agent.device)
-            losses = agent.learner.update(clip)
-            behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
+            with memory_explained("an update", f"batch_size, which is {settings.batch_size:,}, or model.hidden"):
+                clip = self.store.sample(
+                    settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
+                ).to(agent.device)
+                losses = agent.learner.update(clip)
+                behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
             for name, value in {**losses.metrics(), **behaviour}.items():
                 mean = self.metrics.get(name, value)
                 mean = torch.lerp(mean, value, 1 / METRIC_UPDATES).where(value.isfinite(), mean)
@@ -177,11 +182,11 @@ class OnlineTraining:
             warnings.warn(alarm, stacklevel=2)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that continues this training: experience, open episodes, counters and streams."""
+        """Return what continues this training, beside the rows: open episodes, counters and streams."""
         assert self.control is not None
         logged = self.agent.logger.name_to_value  # recorded, and not written yet
         return {
-            "store": {name: torch.from_numpy(array.copy()) for name, array in self.store.arrays().items()},
+            "store": _tensors(self.store.standing()),
             "environments": self.environments.state_dict(),
             "control": self.control.to_tree(),
             "streams": {name: getattr(self, name).bit_generator.state for name in ("exploration", "sampling")},
@@ -191,9 +196,15 @@ class OnlineTraining:
             "unlogged": {name: value for name, value in logged.items() if name.startswith("health/")},
         }
 
-    def load_state(self, state: dict[str, Any]) -> bool:
-        """Continue from :meth:`state`'s output; return whether the open episodes were restored exactly."""
-        self.store = EpisodeStore.from_arrays({name: array.numpy() for name, array in state["store"].items()})
+    def segments(self, first: int) -> list[Segment]:
+        """Return the rows of experience from ``first`` on, if there are any, as a segment."""
+        rows = self.store.rows
+        return [Segment(first, rows, _tensors(self.store.segment(first)))] if rows > first else []
+
+    def load_state(self, state: dict[str, Any], segments: Sequence[Segment]) -> bool:
+        """Continue from :meth:`state`'s output and all rows; return whether the open episodes were restored exactly."""
+        self.store = EpisodeStore(self.store.observation_dims, self.store.action_dims, self.store.num_envs)
+        self.store.restore([_arrays(segment.tensors) for segment in segments], _arrays(state["store"]))
         for name, value in state["counters"].items():
             setattr(self, name, value)
         for name, stream in state["streams"].items():
@@ -206,3 +217,11 @@ class OnlineTraining:
         if not exact:
             self.store.begin(self.environments.observations)
         return exact
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

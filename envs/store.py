@@ -8,7 +8,7 @@ sampled like finished ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
 from .clips import cut_clips, draw_endings, draw_starts, whole_blocks
-from .columns import PER_EPISODE, PER_ROW, Columns, read_header
+from .columns import Columns, read_header
+from .segments import add_segment, cut_segment, link_rows, require_like
 
 if TYPE_CHECKING:
     from .transition import Transition
 
 Array = NDArray[Any]
-_PER_ENVIRONMENT = ("now", "began", "open_episode", "last_row")
+_STANDING = ("now", "began", "open_episode")
+_PER_ENVIRONMENT = (*_STANDING, "last_row")
 _NONE = -1
 
 
@@ -242,48 +244,50 @@ class EpisodeStore:
         """Return everything as arrays, running episodes included; views, which the next :meth:`append` may change."""
         return {**self._columns.used(), **{name: getattr(self, f"_{name}") for name in _PER_ENVIRONMENT}}
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], folder: str | Path | None = None) -> Self:
-        """Rebuild a store from :meth:`arrays`, in memory or in a folder without one.
+    def segment(self, first: int = 0) -> dict[str, Array]:
+        """Return a copy of the rows from ``first`` on, which will never change; :meth:`restore` takes them back."""
+        return cut_segment(self._columns, first)
+
+    def standing(self) -> dict[str, Array]:
+        """Return a copy of what is not in the rows, and changes: where each of the B environments is.
+
+        Returns:
+            now (B, O), began (B,), open_episode (B,), -1 for none, and unfinished, the numbers of all episodes that
+            have not ended.
+        """
+        per_environment = {name: getattr(self, f"_{name}").copy() for name in _STANDING}
+        return {**per_environment, "unfinished": np.flatnonzero(~self._columns.used()["closed"])}
+
+    def restore(self, segments: Iterable[Mapping[str, Array]], standing: Mapping[str, Array]) -> None:
+        """Fill this store, which is empty, with segments that follow each other, and stand where it stood after them.
 
         Raises:
-            CheckpointError: if arrays are missing or do not fit each other, or the folder holds a store.
+            CheckpointError: if arrays are missing, of other dimensions, or do not fit each other.
         """
-        missing = [name for name in (*PER_ROW, *PER_EPISODE, *_PER_ENVIRONMENT) if name not in arrays]
-        if missing:
-            raise CheckpointError(f"The stored experience lacks {', '.join(missing)}.")
-        observation_dims, action_dims = (arrays[name].shape[-1] for name in ("observations", "actions"))
-        store = cls(observation_dims, action_dims, len(arrays["now"]), folder)
-        if store.rows:
-            raise CheckpointError(f"{folder} holds a store with {store.rows} rows already.")
-        rows, episodes = len(arrays["rewards"]), len(arrays["closed"])
-        store._columns.add_rows(rows)
-        store._columns.add_episodes(episodes)
-        for name, target in store.arrays().items():
-            if arrays[name].shape != target.shape or arrays[name].dtype != target.dtype:
-                raise CheckpointError(
-                    f"The stored experience is inconsistent: {name} is {arrays[name].dtype}{arrays[name].shape}, not "
-                    f"{target.dtype}{target.shape}."
-                )
-            target[...] = arrays[name]
-        for name, count in (("successors", rows), ("last_row", rows), ("open_episode", episodes)):
-            least = -episodes if name == "successors" else _NONE
-            if ((arrays[name] < least) | (arrays[name] >= count)).any():
+        if self.rows:
+            raise SettingsError(f"Only an empty store can be restored; this one has {self.rows} rows.")
+        for segment in segments:
+            add_segment(self._columns, segment)
+        require_like(standing, {**self.standing(), "unfinished": np.zeros(0, np.int64)})
+        for name, least in (("open_episode", _NONE), ("unfinished", 0)):
+            if ((standing[name] < least) | (standing[name] >= self.episodes)).any():
                 raise CheckpointError(f"The stored experience is inconsistent: {name} points beyond it.")
-        return store
+        for name in _STANDING:
+            getattr(self, f"_{name}")[...] = standing[name]
+        closed = self._columns.used()["closed"]
+        closed[:] = True
+        closed[standing["unfinished"]] = False
+        running = self._open_episode != _NONE
+        self._last_row[running] = link_rows(self._columns)[self._open_episode[running]]
 
     def moved_to(self, num_envs: int) -> Self:
         """Return a store in memory that holds the same rows and to which ``num_envs`` other environments append.
 
         Episodes that were running stay as they are, unfinished.
         """
-        per_environment = {
-            "now": np.zeros((num_envs, self.observation_dims), np.float32),
-            "began": np.zeros(num_envs, bool),
-            "open_episode": np.full(num_envs, _NONE, np.int64),
-            "last_row": np.full(num_envs, _NONE, np.int64),
-        }
-        return self.from_arrays({**self._columns.used(), **per_environment})
+        moved = type(self)(self.observation_dims, self.action_dims, num_envs)
+        moved.restore([self.segment()], {**moved.standing(), "unfinished": self.standing()["unfinished"]})
+        return moved
 
     def flush(self) -> None:
         """Bring the files in the folder up to date, so that opening it finds all rows stored so far."""

@@ -12,15 +12,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 from ..core.errors import RunFolderError
 from ..core.locks import FolderLock
 from ..core.runs import Run
-from .settings import TrainSettings, settings_of
+from .settings import TrainSettings, list_changes, settings_of
 
 WORKER = "forethought.evaluations.worker"
 LOG_FILE = "log.txt"
@@ -69,12 +70,10 @@ class Job:
         if not (self.folder / "config.json").exists():
             return
         run = Run.open(self.folder)
-        asked, found = (json.loads(json.dumps(one.to_dict())) for one in (self.settings, settings_of(run)))
-        changed = [name for name in asked if found[name] != asked[name]]
-        if changed:
-            listed = "; ".join(f"{name} was {found[name]!r}, is {asked[name]!r}" for name in changed)
+        if changes := list_changes(settings_of(run), self.settings).values():
             raise RunFolderError(
-                f"{self.folder} holds a run with other settings ({listed}): choose another folder, or these settings."
+                f"{self.folder} holds a run with other settings ({'; '.join(changes)}): choose another folder, or "
+                "these settings."
             )
         if run.status == "finished":
             self.state = "skipped"
@@ -115,9 +114,10 @@ class Job:
                     if not line.endswith(b"\n"):
                         break
                     self._read_to += len(line)
-                    row = json.loads(line)
-                    self.step = int(row["step"])
-                    self.last_return = row.get("evaluation/return_mean", self.last_return)
+                    with suppress(ValueError, TypeError, KeyError):  # a damaged line is told of by the summary
+                        row = json.loads(line)
+                        self.step = int(row["step"])
+                        self.last_return = row.get("evaluation/return_mean", self.last_return)
         return ended
 
     def conclude(self) -> None:
@@ -190,13 +190,17 @@ def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None]
                 on_change(job)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -92,7 +93,7 @@ class Interruption:
         again = self.requested is not None
         self.requested = signal.Signals(number).name
         if again or self._may_break_off:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.requested)
 
 
 class MetricsWriter(KVWriter):
@@ -115,6 +116,28 @@ class MetricsWriter(KVWriter):
 
     def close(self) -> None:
         """Nothing to close: every line is written at once."""
+
+
+class DispensableWriter(KVWriter):
+    """Passes on to a writer that training can do without, such as TensorBoard's, until its disk is full."""
+
+    def __init__(self, writer: KVWriter) -> None:
+        self._writer = writer
+        self._failed = False
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Write, or give up for good with a warning."""
+        if self._failed:
+            return
+        try:
+            self._writer.write(key_values, key_excluded, step)
+        except OSError as error:
+            self._failed = True
+            warnings.warn(f"No more {type(self._writer).__name__}: {error}. Training goes on.", stacklevel=2)
+
+    def close(self) -> None:
+        """Close the writer."""
+        self._writer.close()
 
 
 class MilestoneCallback(BaseCallback):
@@ -143,8 +166,12 @@ class MilestoneCallback(BaseCallback):
         self._reported = 0.0
 
     def _on_training_start(self) -> None:
-        if self._writer not in self.logger.output_formats:
-            self.logger.output_formats.append(self._writer)
+        formats = self.logger.output_formats
+        if self._writer not in formats:
+            formats[:] = [
+                *(DispensableWriter(one) if isinstance(one, KVWriter) else one for one in formats),
+                self._writer,
+            ]
 
     def _on_step(self) -> bool:
         if self._milestones and self.num_timesteps >= self._milestones[0]:

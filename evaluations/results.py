@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ForethoughtError, RunFolderError
+from ..core.files import damage_reported
 from ..core.runs import Run, Status
 from .settings import TrainSettings, settings_of
 
@@ -73,6 +74,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
 
     Raises:
         RunFolderError: no run, or one that was not made by :func:`~.training.train`.
+        CheckpointError: what it logged are not its returns.
     """
     run = Run.open(folder)
     settings = settings_of(run)
@@ -80,21 +82,22 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
     judged = list({row["step"]: row for row in rows if "evaluation/returns" in row}.values())  # the last of each step
     random = next((row["reference/random_returns"] for row in rows if "reference/random_returns" in row), None)
     plans = bool(judged) and all("evaluation/policy_returns" in row for row in judged)
-    return RunResult(
-        folder=Path(folder),
-        settings=settings,
-        status=run.status,
-        reason=run.manifest.get("reason"),
-        manifest=run.manifest,
-        steps=_column(judged, "step"),
-        returns=_mean_returns(judged, "evaluation/returns"),
-        policy_returns=_mean_returns(judged, "evaluation/policy_returns") if plans else None,
-        cpu_seconds=_column(judged, "time/cpu_seconds"),
-        wall_seconds=_column(judged, "time/wall_seconds"),
-        memory_mb=_column(judged, "memory/process_mb") - _column(judged, "memory/experience_mb"),
-        faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
-        random_return=_sound_mean(random) if random else None,
-    )
+    with damage_reported(run.folder / "metrics.jsonl"):  # numbers that are none, written by somebody else
+        return RunResult(
+            folder=Path(folder),
+            settings=settings,
+            status=run.status,
+            reason=run.manifest.get("reason"),
+            manifest=run.manifest,
+            steps=_column(judged, "step"),
+            returns=_mean_returns(judged, "evaluation/returns"),
+            policy_returns=_mean_returns(judged, "evaluation/policy_returns") if plans else None,
+            cpu_seconds=_column(judged, "time/cpu_seconds"),
+            wall_seconds=_column(judged, "time/wall_seconds"),
+            memory_mb=_column(judged, "memory/process_mb") - _column(judged, "memory/experience_mb"),
+            faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
+            random_return=_sound_mean(random) if random else None,
+        )
 
 
 def read_results(folders: Iterable[str | os.PathLike[str]]) -> tuple[list[RunResult], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
@@ -110,6 +111,22 @@ def settings_of(run: Run) -> TrainSettings:
         return TrainSettings.from_dict(run.config)
     except SettingsError as error:
         raise RunFolderError(f"{run.folder} does not hold a training run: {error}") from error
+
+
+def list_changes(before: TrainSettings, after: TrainSettings) -> dict[str, str]:
+    """Return a phrase for each setting that differs, by its dotted name, such as ``agent_settings.model.hidden``."""
+    return _differences(*(json.loads(json.dumps(settings.to_dict())) for settings in (before, after)))
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found[prefix + name] = f"{prefix}{name} was {old!r}, is {new!r}"
+    return found
 
 
 def command_line() -> str:

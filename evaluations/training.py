@@ -7,6 +7,7 @@ not counted as training time, so a run learns the same with many evaluations as 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +17,23 @@ import numpy as np
 
 from ..agents import make_agent
 from ..agents.registry import agents
-from ..core.errors import RunFolderError
-from ..core.files import Archive
+from ..core.checkpoints import Checkpoint
+from ..core.errors import RunFolderError, WriteError
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from ..core.settings import Settings
 from .evaluate import Evaluation, evaluate
 from .milestones import PROGRESS_EVERY_S, Clock, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import bare_policy
-from .settings import Progress, TrainingResult, TrainSettings, command_line, settings_of
+from .settings import Progress, TrainingResult, TrainSettings, command_line, list_changes, settings_of
 from .stage import limited_threads
 
 AGENT_FILE = "agent.zip"
+FAILED_SAVES = 3
+"""Milestones in a row at which nothing can be saved, before training that would be lost stops."""
+IDENTITY = {"task", "agent", "seed"}
+"""Settings without which a run is another one. Others may be changed before it is resumed, where the agent still
+fits its checkpoint: more steps, or a smaller batch where memory was short."""
 OnProgress = Callable[[Progress], None]
 
 
@@ -50,7 +56,7 @@ def train(
     with limited_threads(settings.threads):
         agent = _make_agent(settings, Path(folder))  # before the folder: what was misspelt leaves nothing behind
         with Run.create(folder, settings.to_dict()) as run:
-            run.note(command=command_line(), agent_settings=_resolved_settings(agent))
+            run.note(command=command_line())
             return _Session(run, settings, agent, on_progress).go()
 
 
@@ -73,8 +79,7 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
                 "train it again in another folder."
             )
         with run:
-            archive = run.latest_checkpoint()
-            return _Session(run, settings, agent, on_progress, archive).go()
+            return _Session(run, settings, agent, on_progress, run.latest_checkpoint()).go()
 
 
 def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
@@ -101,7 +106,7 @@ class _Session:
         settings: TrainSettings,
         agent: Any,
         on_progress: OnProgress | None,
-        archive: Archive | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.run, self.settings, self.agent = run, settings, agent
         self._on_progress = on_progress or (lambda progress: None)
@@ -109,13 +114,19 @@ class _Session:
         self._last: Evaluation | None = None
         self._activity = "learning"
         self._interruption = Interruption()
+        self._failed_saves = 0  # in a row
         self._writer = MetricsWriter(run)
         spent = {}
-        if archive is not None:
-            spent = archive.documents["run"]
-            exact = agent.restore(archive.documents, archive.tensors)
+        if checkpoint is not None:
+            spent = checkpoint.documents["run"]
+            same = _check_changes(run, TrainSettings.from_dict(spent["settings"]), settings)
+            exact = agent.restore(checkpoint) and same
             run.note(resume="exact" if exact else "inexact")
             run.rewind_metrics(agent.num_timesteps)
+        device = str(getattr(agent, "device", "cpu"))
+        if (before := run.manifest.get("device", device)) != device:
+            warnings.warn(f"{run.folder} goes on on {device}, and was on {before}: results may differ.", stacklevel=3)
+        run.note(agent_settings=_resolved_settings(agent), device=device)
         self._clock = Clock(spent.get("cpu_seconds", 0.0), spent.get("wall_seconds", 0.0))
         # Pace over the last minute or so, because the first steps, before learning starts, are far quicker.
         self._trail: deque[tuple[float, float]] = deque(maxlen=round(60 / PROGRESS_EVERY_S))
@@ -129,9 +140,8 @@ class _Session:
                 self._measure_random()
             self._learn()
             reason = self._interruption.requested
-            self.agent.save(self.run.folder / AGENT_FILE)
-            if reason:
-                self._save_checkpoint()
+            if reason or self._failed_saves:
+                self._save(final=True)
         step = self.agent.num_timesteps
         if reason:
             self.run.set_status("interrupted", reason=f"{reason} at step {step}")
@@ -197,8 +207,7 @@ class _Session:
                 if name in metrics:
                     self.agent.logger.record(name, metrics[name])
             self.agent.logger.dump(step)
-            self.agent.save(self.run.folder / AGENT_FILE)  # so that a killed run too can be evaluated
-            self._save_checkpoint()
+            self._save()
             self._report()
 
     def _evaluate(self) -> dict[str, Any]:
@@ -218,12 +227,42 @@ class _Session:
         self._last = acting
         return metrics
 
+    def _save(self, final: bool = False) -> None:
+        """Save the agent, so that a killed run too can be evaluated, and a checkpoint to go on from.
+
+        What cannot be written, such as on a full disk, is tried once more; then what was saved before stays, and
+        training goes on, but not beyond the third milestone in a row at which nothing could be saved.
+
+        Raises:
+            WriteError: then, or where this was the ``final`` chance.
+        """
+        failures: list[WriteError] = []
+        while len(failures) < 2:
+            try:
+                self.agent.save(self.run.folder / AGENT_FILE)
+                self._save_checkpoint()
+                self._failed_saves = 0
+                return
+            except WriteError as error:
+                failures.append(error)
+        self._failed_saves += 1
+        if final or self._failed_saves == FAILED_SAVES:
+            raise WriteError(
+                f"{failures[-1]} Step {self.agent.num_timesteps:,} could not be saved, so training stopped; make room, "
+                "and go on from the last checkpoint with --resume."
+            ) from failures[-1]
+        warnings.warn(f"{failures[-1]} Training goes on, and saves again at its next milestone.", stacklevel=2)
+
     def _save_checkpoint(self) -> None:
         if not self._resumable or not self.agent.num_timesteps:
             return
-        documents, tensors = self.agent.checkpoint()
-        documents["run"] = {"cpu_seconds": self._clock.cpu_seconds, "wall_seconds": self._clock.wall_seconds}
-        self.run.save_checkpoint(self.agent.num_timesteps, documents, tensors)
+        checkpoint = self.agent.checkpoint(self.run.saved_rows)
+        checkpoint.documents["run"] = {
+            "cpu_seconds": self._clock.cpu_seconds,
+            "wall_seconds": self._clock.wall_seconds,
+            "settings": self.settings.to_dict(),
+        }
+        self.run.save_checkpoint(self.agent.num_timesteps, checkpoint)
 
     def _report(self) -> None:
         step = self.agent.num_timesteps
@@ -244,6 +283,20 @@ def _make_agent(settings: TrainSettings, folder: Path) -> Any:
         tensorboard_log=str(folder / "tensorboard"),
         **settings.agent_settings,
     )
+
+
+def _check_changes(run: Run, saved: TrainSettings, asked: TrainSettings) -> bool:
+    """Return whether the agent's settings are those that were saved; warn of any change, and refuse another run's."""
+    changes = list_changes(saved, asked)
+    listed = "; ".join(changes.values())
+    if changes.keys() & IDENTITY:
+        raise RunFolderError(
+            f"{run.folder / 'config.json'} was changed into that of another run ({listed}): undo that, or train in "
+            "another folder."
+        )
+    if changes:
+        warnings.warn(f"{run.folder} goes on with other settings: {listed}.", stacklevel=2)
+    return not any(name.startswith("agent_settings.") for name in changes)
 
 
 def _resolved_settings(agent: Any) -> dict[str, Any]:

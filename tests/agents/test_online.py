@@ -75,10 +75,10 @@ def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small):
         return JEPAAgent(lambda: Target(space), seed=1, **settings)
 
     unbroken = make().learn(34)
-    documents, tensors = unbroken.checkpoint()
+    checkpoint = unbroken.checkpoint()
     unbroken.learn(30, reset_num_timesteps=False)
     resumed = make()
-    assert resumed.restore(documents, tensors)
+    assert resumed.restore(checkpoint)
     resumed.learn(30, reset_num_timesteps=False)
     assert same(unbroken, resumed)
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -96,29 +95,19 @@ def test_the_mode_follows_the_umask(tmp_path: Path, umask: int) -> None:
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_leaves_no_litter_and_tells_path_and_size(tmp_path: Path, full_disk) -> None:
     target = tmp_path / "file"
     write_atomically(target, b"old")
-
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(WriteError, match=r"No space left.*unchanged"):
-        write_atomically(target, fail)
+    with full_disk(10_000), pytest.raises(WriteError, match=rf"{target} \(20,000 bytes\).*unchanged"):
+        write_atomically(target, b"x" * 20_000)
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_full_disk_keeps_the_previous_archive(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_previous_archive(tmp_path: Path, full_disk) -> None:
     path = save_archive(tmp_path / "a", DOCUMENTS, TENSORS)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(WriteError, match=f"{path}.*unchanged"):
-            save_archive(path, DOCUMENTS, {"big": {"x": torch.zeros(10_000)}})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(10_000), pytest.raises(WriteError, match=rf"{path} \([\d,]+ bytes\).*unchanged"):
+        save_archive(path, DOCUMENTS, {"big": {"x": torch.zeros(10_000)}})
     assert same_tensors(load_archive(path).tensors, TENSORS)
     assert os.listdir(tmp_path) == ["a.zip"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def transition(after: Any, **changes: Any) -> Transition:
     return dataclasses.replace(plain, **changes)
 
 
-def fill(store: EpisodeStore, script: list[list[int]]) -> None:
+def fill(store: EpisodeStore, script: list[list[int]], after_step: Callable[[], None] = lambda: None) -> None:
     """Step all environments together; ``script[t][b]`` says what happens to b. Observations are (episode, time).
 
     Actions are the environment and the time, rewards the time, so that every number tells where it belongs.
@@ -58,6 +59,7 @@ def fill(store: EpisodeStore, script: list[list[int]]) -> None:
                 started=started,
             ),
         )
+        after_step()
 
 
 scripts = st.integers(1, 3).flatmap(
@@ -266,11 +268,24 @@ def test_beginning_again_ends_the_open_episode_there_only() -> None:
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=25)
-@given(scripts, scripts)
-def test_a_restored_store_goes_on_exactly(script: list[list[int]], more: list[list[int]]) -> None:
-    store = EpisodeStore(2, 2, num_envs=len(script[0]))
-    fill(store, script)
-    restored = EpisodeStore.from_arrays({name: values.copy() for name, values in store.arrays().items()})
+@given(scripts, scripts, st.sets(st.integers(0, 24)))
+def test_a_store_restored_from_segments_goes_on_exactly(
+    script: list[list[int]], more: list[list[int]], cuts: set[int]
+) -> None:
+    store, restored = (EpisodeStore(2, 2, num_envs=len(script[0])) for _ in range(2))
+    segments: list[dict[str, Any]] = []
+    steps = iter(range(len(script)))
+
+    def cut() -> None:
+        if next(steps, 0) in cuts:
+            segments.append(store.segment(sum(len(segment["rewards"]) for segment in segments)))
+
+    fill(store, script, cut)
+    cuts.add(0)
+    cut()
+    restored.restore(segments, store.standing())
+    for name, values in store.arrays().items():
+        np.testing.assert_array_equal(restored.arrays()[name], values, err_msg=name)
     for one in (store, restored):
         batch = one.num_envs
         for events in more:
@@ -280,21 +295,37 @@ def test_a_restored_store_goes_on_exactly(script: list[list[int]], more: list[li
         np.testing.assert_array_equal(restored.arrays()[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("damage", ["lacking", "shape", "type", "successors", "last_row", "open_episode"])
-def test_inconsistent_arrays_are_refused(damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["lacking", "lengths", "type", "dimensions", "negative", "skipped", "latest", "unfinished", "open_episode"],
+)
+def test_segments_that_do_not_fit_each_other_are_refused(damage: str) -> None:
     store = EpisodeStore(2, 2)
     fill(store, [[RUNNING], [TERMINATED], [RUNNING]])
-    arrays = {name: values.copy() for name, values in store.arrays().items()}
+    segment, standing = store.segment(), store.standing()
     if damage == "lacking":
-        del arrays["latest"]
-    elif damage == "shape":
-        arrays["rewards"] = arrays["rewards"][:2]
+        del segment["latest"]
+    elif damage == "lengths":
+        segment["rewards"] = segment["rewards"][:2]
     elif damage == "type":
-        arrays["actions"] = arrays["actions"].astype(np.float64)
+        segment["actions"] = segment["actions"].astype(np.float64)
+    elif damage == "dimensions":
+        segment["observations"] = np.zeros((3, 5), np.float32)
+    elif damage in ("negative", "skipped"):
+        segment["episode_of_row"][:] = -1 if damage == "negative" else [0, 0, 2]
+    elif damage == "latest":
+        segment["latest"] = segment["latest"][:1]
     else:
-        arrays[damage][0] = 1000
-    with pytest.raises(CheckpointError, match=r"lacks latest|inconsistent"):
-        EpisodeStore.from_arrays(arrays)
+        standing[damage][0] = 1000
+    with pytest.raises(CheckpointError, match=r"lacks latest|does not fit|inconsistent"):
+        EpisodeStore(2, 2).restore([segment], standing)
+
+
+def test_only_an_empty_store_is_restored() -> None:
+    store = EpisodeStore(2, 2)
+    fill(store, [[RUNNING]])
+    with pytest.raises(SettingsError, match="has 1 rows"):
+        store.restore([store.segment()], store.standing())
 
 
 def test_a_store_grows_without_losing_anything(tmp_path: Path) -> None:
@@ -332,8 +363,6 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
     store.flush()
     with pytest.raises(CheckpointError, match="'observation_dims': 2"):
         EpisodeStore(3, 2, folder=tmp_path)
-    with pytest.raises(CheckpointError, match="2000 rows already"):
-        EpisodeStore.from_arrays(store.arrays(), folder=tmp_path)
     header = json.loads((tmp_path / "store.json").read_text())
     for text in ("{", "[]", json.dumps({**header, "format": 2}), json.dumps({**header, "rows": -1})):
         (tmp_path / "store.json").write_text(text)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import Logger
 
+from forethought.core.checkpoints import Checkpoint
 from forethought.core.runs import Run
 from forethought.evaluations.settings import TrainSettings
 
@@ -117,9 +118,9 @@ def constant_agent():
 class StubLearner:
     """Learns nothing but to count: its weight is the sum of the steps it took, and it acts by it."""
 
-    def __init__(self, env=None, resumable=True, on_step=None, **settings):
+    def __init__(self, env=None, resumable=True, on_step=None, formats=(), **settings):
         self.num_timesteps, self.weight, self.settings = 0, 0, settings
-        self.logger = Logger(folder=None, output_formats=[])
+        self.logger = Logger(folder=None, output_formats=list(formats))
         self.on_step = on_step or (lambda agent: None)
         self.calls = []
         if resumable:
@@ -150,11 +151,11 @@ class StubLearner:
     def save(self, path):
         path.write_text(str(self.weight))
 
-    def _checkpoint(self):
-        return {"agent": {"steps": self.num_timesteps, "weight": self.weight}}, {}
+    def _checkpoint(self, saved_rows):
+        return Checkpoint({"agent": {"steps": self.num_timesteps, "weight": self.weight}}, {})
 
-    def _restore(self, documents, tensors):
-        self.num_timesteps, self.weight = documents["agent"]["steps"], documents["agent"]["weight"]
+    def _restore(self, checkpoint):
+        self.num_timesteps, self.weight = (checkpoint.documents["agent"][name] for name in ("steps", "weight"))
         return True
 
 

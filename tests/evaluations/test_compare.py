@@ -150,7 +150,7 @@ def test_ctrl_c_lets_the_runs_save_and_a_second_call_goes_on(scripted):
             os.kill(os.getpid(), signal.SIGTERM)
 
     stopped = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
         compare(settings(["slow", "slow"], seeds=2, jobs=1), scripted, look)
     assert seen[-1] == {0: "interrupted", 1: "waiting"}
     assert Run.open(scripted / "Task-v0/sac/seed_0").status == "interrupted"

@@ -9,9 +9,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from forethought.agents.online import OnlineTraining
 from forethought.core.runs import Run
+from forethought.core.trees import unflatten_tree
+from forethought.envs import EpisodeStore
 from forethought.evaluations import TrainSettings, resume, train
 from forethought.planners import available_planners, planner_class
 from forethought.planners.check import example_specs
@@ -45,10 +48,22 @@ def asked(task: str, planner: str, environments: int) -> TrainSettings:
 def everything(folder):
     """Return what a run leaves that does not tell the time."""
     run = Run.open(folder)
-    archive = run.latest_checkpoint()
-    documents = {name: document for name, document in archive.documents.items() if name != "run"}
+    checkpoint = run.latest_checkpoint()
+    documents = {name: document for name, document in checkpoint.documents.items() if name != "run"}
     metrics = [reproducible(row) for row in run.read_metrics()]
-    return documents, archive.tensors, metrics
+    return documents, {**checkpoint.tensors, "experience": experience(checkpoint)}, metrics
+
+
+def experience(checkpoint):
+    """Return the whole store, however it was cut into segments."""
+    parts = [segment.tensors for segment in checkpoint.segments]
+    observation_dims, action_dims = (parts[0][name].shape[1] for name in ("observations", "actions"))
+    standing = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])["store"]
+    store = EpisodeStore(observation_dims, action_dims, len(standing["now"]))
+    store.restore(
+        [{n: t.numpy() for n, t in part.items()} for part in parts], {n: t.numpy() for n, t in standing.items()}
+    )
+    return {name: torch.from_numpy(array) for name, array in store.arrays().items()}
 
 
 def assert_same(ours, theirs):

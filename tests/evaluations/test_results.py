@@ -55,6 +55,17 @@ def test_foreign_and_damaged_runs_are_left_out_with_a_note(make_run, tmp_path):
     assert all(note.startswith("Left out:") for note in notes)
 
 
+@pytest.mark.parametrize("returns", [5, "many", [[1.0], 2.0], [{}], {"a": 1}, None])
+def test_a_run_whose_returns_are_no_numbers_is_left_out_with_a_note(make_run, tmp_path, returns):
+    make_run(seed=0)
+    with Run.open(make_run(seed=1)) as run:
+        run.log({"evaluation/returns": returns}, 500)
+    runs, notes = read_results([tmp_path])
+    assert [run.settings.seed for run in runs] == [0]
+    assert "Left out" in notes[0]
+    assert "metrics.jsonl" in notes[0]
+
+
 def test_the_same_seed_twice_counts_once(make_run, tmp_path):
     make_run(returns=(1.0,), status="failed")
     make_run.func(tmp_path / "again", returns=(5.0, 5.0, 5.0))

@@ -9,6 +9,7 @@ import time
 
 import gymnasium as gym
 import pytest
+from stable_baselines3.common.logger import KVWriter
 
 from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
 from forethought.core.files import load_archive
@@ -227,6 +228,32 @@ def test_a_second_ctrl_c_stops_at_once():
         assert interruption.requested == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_film_that_cannot_be_drawn_costs_one_warning_and_no_evaluation(tmp_path, stub, monkeypatch, countdown):
+    def broken(env):
+        raise RuntimeError("EGL is not there")
+
+    train(settings(), tmp_path / "plain")
+    monkeypatch.setattr(countdown, "render", broken)
+    with pytest.warns(UserWarning, match="No video: .*EGL is not there") as caught:
+        assert train(settings(video=True), tmp_path / "run").status == "finished"
+    assert len(caught) == 1
+    assert not list((tmp_path / "run").rglob("final*"))
+    returns = [[row["evaluation/returns"] for row in evaluations(tmp_path / name)] for name in ("run", "plain")]
+    assert returns[0] == returns[1]
+
+
+def test_a_tensorboard_whose_disk_is_full_is_given_up_with_one_warning(tmp_path, stub):
+    class TensorBoard(KVWriter):
+        def write(self, *_):
+            raise OSError(28, "No space left on device")
+
+    stub.options["formats"] = [TensorBoard()]
+    with pytest.warns(UserWarning, match="No more TensorBoard: .*No space left") as caught:
+        assert train(settings(), tmp_path / "run").status == "finished"
+    assert len(caught) == 1
+    assert len(evaluations(tmp_path / "run")) == 10
 
 
 def test_signals_are_handled_as_before_afterwards(tmp_path, stub):

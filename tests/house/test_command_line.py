@@ -158,13 +158,14 @@ def test_ctrl_c_and_sigterm_save_and_tell_how_to_resume(tmp_path, quick):
     assert run.manifest["resume"] == "exact"
 
 
-def test_a_stopped_comparison_says_how_to_go_on(forethought, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("signal", "code"), [((), 130), (("SIGTERM",), 143)])
+def test_a_stopped_comparison_says_how_to_go_on(forethought, monkeypatch, tmp_path, signal, code):
     def stopped(*_):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*signal)
 
     monkeypatch.setattr("forethought.cli.compare.compare", stopped)
     outcome = forethought("compare", "--tasks", "Pendulum-v1", "--out", tmp_path / "runs")
-    assert outcome.code == 130
+    assert outcome.code == code
     assert "The same command goes on" in outcome.out
 
 

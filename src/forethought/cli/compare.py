@@ -18,7 +18,7 @@ from ..evaluations.compare import CompareSettings, compare
 from ..evaluations.summary import Summary
 from ..evaluations.views import ComparisonView
 from .console import console, is_live, print_table
-from .main import INTERRUPTED
+from .main import stopped_by
 from .options import assignment, parse
 
 PARTS = ("tasks", "agents", "seeds", "jobs", "device")
@@ -57,9 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with ComparisonView(target, is_live(target)) as view:
             summary = compare(settings, out, view)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("Stopped; each run has saved what it has. The same command goes on from there.")
-        return INTERRUPTED
+        return stopped_by(str(stop))
     print_summary(summary)
     folder = shlex.quote(str(out))
     print(f"The runs are in {folder}; a page with plots and films: forethought report {folder}")

@@ -18,9 +18,15 @@ MIN_WIDTH = 24
 """Fewest columns in which a sentence can be read."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Fall silent where rich would end the program: training is not done for those who watch it."""
+        self.quiet = True
+
+
 def console(stderr: bool = False) -> Console:
     """Return a console on standard output or standard error, as it is now."""
-    target = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    target = _Console(stderr=stderr, highlight=False, emoji=False, markup=False)
     if target.is_dumb_terminal:  # for which rich assumes 80 columns
         target.size = ConsoleDimensions(*shutil.get_terminal_size())
     return target

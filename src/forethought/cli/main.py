@@ -5,6 +5,7 @@ Only the subcommand that is asked for is imported, so that ``--help`` and ``--ve
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -26,7 +27,7 @@ COMMANDS = {
     "demo": "Train two agents on a MuJoCo task and show what they learned.",
 }
 
-USAGE_ERROR, INTERRUPTED = 2, 130  # as shells and argparse have it
+USAGE_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # as shells and argparse have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return stopped_by(str(stop))
+
+
+def stopped_by(signal: str) -> int:
+    """Return the exit code after the signal of that name; an interruption without one is Ctrl-C."""
+    return TERMINATED if signal == "SIGTERM" else INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:
@@ -95,7 +101,8 @@ def _help() -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"forethought: {message}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"forethought: {message}", file=sys.stderr)
 
 
 def _never_fail_to_print() -> None:

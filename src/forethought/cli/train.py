@@ -18,13 +18,11 @@ from ..core.errors import SettingsError
 from ..core.runs import Run
 from ..core.settings import Settings, field_names
 from ..evaluations.settings import TrainingResult, TrainSettings
-from .main import INTERRUPTED
+from .main import stopped_by
 from .options import assignment, parse
 from .progress import TrainingProgress
 
 AgentSettings = TypeVar("AgentSettings", bound=Settings)
-
-TERMINATED = 143
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,7 @@ def _conclude(result: TrainingResult) -> int:
             print(f"Go on with: forethought train --resume {folder}")
         else:
             print("This agent cannot go on from here; evaluate what it has learned, or train it again.")
-        reason = run.manifest["reason"] or ""
-        return TERMINATED if reason.startswith("SIGTERM") else INTERRUPTED
+        return stopped_by((run.manifest["reason"] or "").partition(" ")[0])
     if result.return_mean is None:
         outcome = ""
     elif math.isnan(result.return_mean):

@@ -46,6 +46,10 @@ class RunFolderError(ForethoughtError):
     """A run folder that is in use, not writable, or does not hold what is asked of it."""
 
 
+class OutOfMemoryError(ForethoughtError, MemoryError):
+    """Settings that need more memory than the device has."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the sentence that names the closest of ``known``, followed by all of them."""
     known = sorted(known)

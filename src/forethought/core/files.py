@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -47,12 +48,10 @@ class Archive:
     tensors: dict[str, dict[str, Tensor]]
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Path], None]) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that a crash leaves either the old content or the new, and never a part.
 
-    Args:
-        path: the file; a symbolic link is followed. Missing folders are created. The mode follows the umask.
-        data: the content, or a function that writes it to the temporary path that it is given.
+    A symbolic link is followed, missing folders are created, and the mode follows the umask.
 
     Raises:
         WriteError: where the disk is full, the folder read-only or the path a folder; what was there stays.
@@ -62,22 +61,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Path]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            mode = temporary.stat().st_mode & 0o777
-            if callable(data):
-                data(temporary)
-            else:
-                temporary.write_bytes(data)
-            temporary.chmod(mode)  # a function may have replaced the file by one of mode 0600
-            _sync(temporary)
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(target.parent)
+        _sync_folder(target.parent)
     except OSError as error:
-        size = f" ({len(data):,} bytes)" if isinstance(data, bytes) else ""
         reason = error.strerror or str(error)
-        raise WriteError(f"Could not write {target}{size}: {reason}. What was there is unchanged.") from error
+        raise WriteError(
+            f"Could not write {target} ({len(data):,} bytes): {reason}. What was there is unchanged."
+        ) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -97,8 +93,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
             data = file.read(JSON_LIMIT_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"Could not read {os.fspath(path)}: {error.strerror or error}.") from error
-    with _damage_reported(Path(path)):
+    with damage_reported(Path(path)):
         return _decode_json(data)
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Yield the value of each complete line of a file, one at a time, and ``None`` for a line that is no sound JSON."""
+    with open(path, "rb") as file:
+        while line := file.readline(JSON_LIMIT_BYTES):
+            if not line.endswith(b"\n"):  # still being written, or cut short by a crash
+                return
+            try:
+                yield _decode_json(line)
+            except (ValueError, RecursionError):
+                yield None
 
 
 def archive_path(path: str | os.PathLike[str]) -> Path:
@@ -130,21 +138,21 @@ def save_archive(
         if member == MANIFEST or not _MEMBER_NAME.fullmatch(member):
             raise ValueError(f"{member!r} cannot name a part of an archive.")
 
-    def write(temporary: Path) -> None:
-        digests: dict[str, str] = {}
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    digests: dict[str, str] = {}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
 
-            def add(member: str, data: bytes) -> None:
-                digests[member] = hashlib.sha256(data).hexdigest()
-                archive.writestr(zipfile.ZipInfo(member), data)  # carries no date, so the bytes are reproducible
+        def add(member: str, data: bytes) -> None:
+            digests[member] = hashlib.sha256(data).hexdigest()
+            archive.writestr(zipfile.ZipInfo(member), data)  # carries no date, so the bytes are reproducible
 
-            for name, document in documents.items():
-                add(f"{name}.json", _encode_json(document))
-            for name, group in tensors.items():
-                add(f"{name}.safetensors", _encode_tensors(group))
-            add(MANIFEST, _encode_json({"format": FORMAT, "version": FORMAT_VERSION, "sha256": dict(digests)}))
+        for name, document in documents.items():
+            add(f"{name}.json", _encode_json(document))
+        for name, group in tensors.items():
+            add(f"{name}.safetensors", _encode_tensors(group))
+        add(MANIFEST, _encode_json({"format": FORMAT, "version": FORMAT_VERSION, "sha256": dict(digests)}))
 
-    write_atomically(target, write)
+    write_atomically(target, buffer.getvalue())
     return target
 
 
@@ -161,20 +169,61 @@ def load_archive(path: str | os.PathLike[str]) -> Archive:
     source = Path(path) if Path(path).is_file() else archive_path(path)
     if not source.is_file():
         raise CheckpointError(f"There is no file {source}.")
-    with _damage_reported(source):
+    with damage_reported(source):
         _refuse_foreign(source)
         with zipfile.ZipFile(source) as archive:
             documents, tensors = {}, {}
             for member, digest in _checked_digests(source, archive).items():
                 data = archive.read(member)
                 if hashlib.sha256(data).hexdigest() != digest:
-                    _refuse(source, f"is damaged: the digest of {member} is not the one recorded")
+                    _refuse(source, f"is damaged: the digest of {member} is not the recorded {digest}")
                 name, _, suffix = member.rpartition(".")
                 if suffix == "json":
                     documents[name] = _decode_json(data)
                 else:
                     tensors[name] = _decode_tensors(data)
     return Archive(source, documents, tensors)
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Write tensors alone as safetensors, atomically; return size in bytes and SHA-256, which reading them takes.
+
+    Raises:
+        WriteError: where it could not be written; what was there stays.
+    """
+    data = _encode_tensors(tensors)
+    write_atomically(path, data)
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(path: str | os.PathLike[str], size: int, sha256: str) -> dict[str, Tensor]:
+    """Read what :func:`write_tensors` wrote.
+
+    Raises:
+        CheckpointError: for a file that is missing, or of another size or digest.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise CheckpointError(f"There is no file {source}.")
+    with damage_reported(source):
+        if (found := source.stat().st_size) != size:  # known before reading, so that none can be too large to read
+            _refuse(source, f"is damaged: it has {found:,} bytes, and {size:,} were recorded")
+        data = source.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            _refuse(source, f"is damaged: its digest is not the recorded {sha256}")
+        return _decode_tensors(data)
+
+
+@contextlib.contextmanager
+def damage_reported(source: Path) -> Iterator[None]:
+    """Turn whatever a parser raises on bytes that it did not expect into one :class:`CheckpointError`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        detail = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise CheckpointError(f"{source} is damaged: {detail}.") from error
 
 
 def _checked_digests(source: Path, archive: zipfile.ZipFile) -> dict[str, str]:
@@ -227,18 +276,6 @@ def _refuse(source: Path, reason: str) -> NoReturn:
     raise CheckpointError(f"{source} {reason}.")
 
 
-@contextlib.contextmanager
-def _damage_reported(source: Path) -> Iterator[None]:
-    """Turn whatever a parser raises on bytes that it did not expect into one :class:`CheckpointError`."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        detail = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise CheckpointError(f"{source} is damaged: {detail}.") from error
-
-
 def _encode_json(value: Any, indent: int | None = None) -> bytes:
     return (json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
@@ -281,7 +318,7 @@ def _decode_tensors(data: bytes) -> dict[str, Tensor]:
     return safetensors.torch.load(data)
 
 
-def _sync(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,7 @@
     RUN/config.json      what was asked for; written once
         manifest.json    what it ran on (versions, threads, git state), each start of it, its status, digests
         metrics.jsonl    one line per logged step
-        checkpoints/     step_000012000.zip, ... and LATEST, which names the newest and is replaced last
+        checkpoints/     see :mod:`.checkpoints`
         .lock            the process that is writing here
 
 Reading needs no lock, so a report can be made of a run in progress. Writing needs it: ``with run: ...``.
@@ -22,18 +22,15 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
+from .checkpoints import Checkpoint, CheckpointFolder
 from .errors import CheckpointError, RunFolderError, WriteError
-from .files import Archive, load_archive, read_json, save_archive, write_atomically, write_json
+from .files import damage_reported, read_json, read_json_lines, write_atomically, write_json
 from .locks import FolderLock
 from .provenance import describe_process, list_changes
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Status = Literal["running", "finished", "interrupted", "failed"]
-KEPT_CHECKPOINTS = 2
 
 
 class Run:
@@ -53,6 +50,8 @@ class Run:
         self.config = config
         self.manifest = manifest
         self._lock: FolderLock | None = None
+        self._unwritten = b""
+        self._checkpoints = CheckpointFolder(folder / "checkpoints")
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], config: Mapping[str, Any], kind: str = "train") -> Run:
@@ -78,7 +77,8 @@ class Run:
                     f"{folder} holds a run already: go on with it (forethought train --resume), choose another folder, "
                     "or delete it."
                 )
-            run = cls(folder, dict(config), {"kind": kind, "status": "running", "reason": None, "starts": []})
+            manifest: dict[str, Any] = {"kind": kind, "status": "running", "reason": None, "starts": [], "digests": {}}
+            run = cls(folder, dict(config), manifest)
             run._lock = lock
             write_json(folder / "config.json", run.config)
             run.note(digests={"config.json": _digest(folder / "config.json")})
@@ -100,12 +100,12 @@ class Run:
             if not (folder / name).is_file():
                 raise RunFolderError(f"{folder} is not a run folder: it has no {name}.")
         try:
-            config, manifest = read_json(folder / "config.json"), read_json(folder / "manifest.json")
+            config, manifest = read_json(folder / "config.json"), _read_manifest(folder)
         except CheckpointError as error:
             raise RunFolderError(str(error)) from error
-        if not isinstance(config, dict) or not isinstance(manifest, dict) or "status" not in manifest:
-            raise RunFolderError(f"{folder} is not a run folder: its manifest or configuration is foreign.")
-        if manifest.get("digests", {}).get("config.json") != _digest(folder / "config.json"):
+        if not isinstance(config, dict):
+            raise RunFolderError(f"{folder} is not a run folder: its configuration is foreign.")
+        if manifest["digests"].get("config.json") != _digest(folder / "config.json"):
             warnings.warn(f"{folder / 'config.json'} was changed after the run was created.", stacklevel=2)
         return cls(folder, config, manifest)
 
@@ -114,7 +114,7 @@ class Run:
             self._lock = FolderLock(self.folder)
             try:
                 # Another process may have written between our reading and our locking.
-                self.manifest = read_json(self.folder / "manifest.json")
+                self.manifest = _read_manifest(self.folder)
                 self._start()
             except BaseException:
                 self.release()
@@ -152,7 +152,10 @@ class Run:
 
     def set_status(self, status: Status, reason: str | None = None) -> None:
         """Record how the run stands, and why."""
-        self.note(status=status, reason=reason)
+        try:
+            self._write_log()
+        finally:
+            self.note(status=status, reason=reason)
 
     def note(self, **fields: Any) -> None:
         """Add or replace fields of the manifest, such as ``resume="inexact"``."""
@@ -163,26 +166,43 @@ class Run:
     # Metrics
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Append one line to ``metrics.jsonl``; numbers that are not finite, which JSON lacks, become null."""
+        """Append one line to ``metrics.jsonl``; numbers that are not finite, which JSON lacks, become null.
+
+        On a full disk it waits, with a warning, for the next line, checkpoint or status.
+        """
         self._require_lock()
         line = json.dumps({"step": int(step), **_plain(metrics)}, allow_nan=False) + "\n"
+        others_wait = bool(self._unwritten)
+        self._unwritten += line.encode()
         try:
-            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(line)
+            self._write_log()
+        except WriteError as error:
+            if not others_wait:
+                warnings.warn(f"{error} What is logged waits until there is room.", stacklevel=2)
+
+    def _write_log(self) -> None:
+        """Append the lines that wait; one that cannot be written whole is not written at all."""
+        if not self._unwritten:
+            return
+        path = self.folder / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "ab") as file:
+                file.write(self._unwritten)
         except OSError as error:
-            raise WriteError(f"Could not write {self.folder / 'metrics.jsonl'}: {error.strerror}.") from error
+            if path.exists():
+                os.truncate(path, size)
+            raise WriteError(f"Could not write {path} ({len(self._unwritten):,} bytes): {error.strerror}.") from error
+        self._unwritten = b""
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the logged lines in order; a last line cut short by a crash is left out."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        metrics = []
-        for number, line in enumerate(lines[:-1], start=1):  # a complete line ends in a newline
-            try:
-                metrics.append(json.loads(line))
-            except ValueError:
+        metrics: list[dict[str, Any]] = []
+        for number, line in enumerate(read_json_lines(path) if path.exists() else (), start=1):
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                metrics.append(line)
+            else:
                 warnings.warn(f"{path}, line {number}, is damaged and was left out.", stacklevel=2)
         return metrics
 
@@ -195,54 +215,24 @@ class Run:
 
     # Checkpoints
 
-    def save_checkpoint(
-        self, step: int, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
-    ) -> Path:
-        """Save an archive named by its step, point ``LATEST`` at it, and keep the last two.
+    @property
+    def saved_rows(self) -> int:
+        """Rows in the segments of the checkpoint that was loaded or saved last: those that need no more saving."""
+        return self._checkpoints.rows
 
-        Checkpoints of later steps, left by a future that was abandoned by resuming earlier, are removed.
-
-        Raises:
-            WriteError: where it could not be written; the previous checkpoint stays and stays the latest.
-        """
+    def save_checkpoint(self, step: int, checkpoint: Checkpoint) -> Path:
+        """Save a checkpoint named by its step; see :meth:`CheckpointFolder.save`."""
         self._require_lock()
-        folder = self.folder / "checkpoints"
-        path = save_archive(folder / f"step_{step:09d}.zip", documents, tensors)
-        write_atomically(folder / "LATEST", f"{path.name}\n".encode())
-        kept = [other for other in self.checkpoints() if _step(other) <= step][:KEPT_CHECKPOINTS]
-        for other in self.checkpoints():
-            if other not in kept:
-                other.unlink(missing_ok=True)
-        return path
+        self._write_log()  # or going on from it would leave a gap in the log
+        return self._checkpoints.save(step, checkpoint)
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoint files, newest first."""
-        return sorted((self.folder / "checkpoints").glob("step_*.zip"), key=_step, reverse=True)
+        return self._checkpoints.paths()
 
-    def latest_checkpoint(self) -> Archive:
-        """Load the newest valid checkpoint, with a warning that names any damaged one that was skipped.
-
-        Raises:
-            CheckpointError: where there is none, or none is valid.
-        """
-        paths = self.checkpoints()
-        if not paths:
-            raise CheckpointError(f"{self.folder} holds no checkpoint yet: delete it to begin anew.")
-        latest = self.folder / "checkpoints" / "LATEST"
-        if latest.is_file():
-            named = latest.parent / Path(latest.read_text(encoding="utf-8", errors="replace").strip()).name
-            paths.sort(key=lambda path: path != named)  # stable: the named one first, the others newest first
-        skipped: list[str] = []
-        for path in paths:
-            try:
-                archive = load_archive(path)
-            except CheckpointError as error:
-                skipped.append(str(error))
-                continue
-            if skipped:
-                warnings.warn(f"{' '.join(skipped)} Using {path.name} instead.", stacklevel=2)
-            return archive
-        raise CheckpointError(f"{self.folder} holds no valid checkpoint. {' '.join(skipped)}")
+    def latest_checkpoint(self) -> Checkpoint:
+        """Load the newest valid checkpoint, to go on from; see :meth:`CheckpointFolder.load_latest`."""
+        return self._checkpoints.load_latest()
 
     # The start of a process
 
@@ -253,10 +243,9 @@ class Run:
                 raise RunFolderError(f"{folder} is missing or not writable, so nothing could be saved in it.")
             for litter in folder.glob(".*.tmp"):
                 litter.unlink(missing_ok=True)
-        metrics = self.folder / "metrics.jsonl"
-        if metrics.exists() and not metrics.read_bytes().endswith(b"\n"):
+        if _is_cut_short(self.folder / "metrics.jsonl"):
             self.rewind_metrics(sys.maxsize)  # drops the line that a crash cut short
-        start, starts = describe_process(), self.manifest.get("starts", [])
+        start, starts = describe_process(), self.manifest["starts"]
         if starts and (changes := list_changes(starts[-1], start)):
             warnings.warn(
                 f"{self.folder} goes on under other conditions, so it may not equal the unbroken run bit for bit: "
@@ -270,9 +259,26 @@ class Run:
             raise RunFolderError(f"{self.folder} is open for reading only: write to it inside ``with run:``.")
 
 
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.stem.removeprefix("step_")
-    return int(number) if number.isdigit() else -1
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    with damage_reported(folder / "manifest.json"):
+        if manifest["status"] not in get_args(Status):
+            raise ValueError(f"no run has the status {manifest['status']!r}")
+        starts, digests = manifest["starts"], manifest["digests"]
+        if not isinstance(digests, dict) or not isinstance(starts, list):
+            raise TypeError("its starts or digests are foreign")
+        for start in starts:
+            list_changes(start, start)
+    return manifest
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether the last line of a file does not end."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _digest(path: Path) -> str:
