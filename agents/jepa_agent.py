@@ -233,6 +233,9 @@ class JEPAAgent(SB3Surface):
             exclude="tensorboard",
         )
         record("env/faults", self.faults, exclude="tensorboard")
+        record("env/clipped_rewards", training.environments.clipped_rewards, exclude="tensorboard")
+        if training.control is not None:
+            record("rollout/failed_plans", int(training.control.failed.sum()), exclude="tensorboard")
         self._dump(training.episodes)
 
     # Environments
