@@ -232,6 +232,7 @@ class JEPAAgent(SB3Surface):
             self.learner.optimization.skipped + self.behaviour.optimization.skipped,
             exclude="tensorboard",
         )
+        record("train/rollbacks", training.recovery.rollbacks, exclude="tensorboard")
         record("env/faults", self.faults, exclude="tensorboard")
         record("env/clipped_rewards", training.environments.clipped_rewards, exclude="tensorboard")
         if training.control is not None:

@@ -66,6 +66,8 @@ class JEPAAgentSettings(Settings):
     starts."""
     num_envs: Annotated[int, Range(ge=1)] = 1
     """Environments stepped together, where the agent builds them."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do when a check finds the latents collapsed."""
     health_interval: Annotated[int, Range(ge=10)] = 500
     """Environment steps between two checks of the representation. The last few before each check, at most 128, are
     held out from learning until then."""

@@ -24,7 +24,7 @@ class Environments:
     """B environments that take internal actions, give coded observations, and keep faulty values out.
 
     A non-finite observation, reward or action cuts the episode: it is counted, nothing of that step is valid, and a
-    fresh episode starts. A finite reward of more than a million in size is clipped. Made by :func:`make_environments`.
+    fresh episode starts. A finite reward of more than 100,000 in size is clipped. Made by :func:`make_environments`.
 
     Attributes:
         name: what messages call the environments.

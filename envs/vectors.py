@@ -20,7 +20,7 @@ from ..core.seeding import derive_seed
 from .codecs import ObservationCodec
 from .transition import Transition
 
-LARGEST_REWARD = 1e6
+LARGEST_REWARD = 1e5
 """Rewards beyond it are clipped: a unit of rewards that fits one of them leaves nothing of all the others."""
 
 Array = NDArray[Any]

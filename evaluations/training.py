@@ -7,6 +7,7 @@ not counted as training time, so a run learns the same with many evaluations as 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,12 @@ class _Session:
             spent = archive.documents["run"]
             exact = agent.restore(archive.documents, archive.tensors)
             run.note(resume="exact" if exact else "inexact")
+            if not exact:
+                warnings.warn(
+                    f"{settings.task} did not come back to where it had been, so fresh episodes were begun and this "
+                    f"run is not the one that it would have been; forethought doctor {settings.task} tells why.",
+                    stacklevel=4,
+                )
             run.rewind_metrics(agent.num_timesteps)
         self._clock = Clock(spent.get("cpu_seconds", 0.0), spent.get("wall_seconds", 0.0))
         # Pace over the last minute or so, because the first steps, before learning starts, are far quicker.

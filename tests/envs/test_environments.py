@@ -141,11 +141,11 @@ def test_a_huge_reward_is_clipped_counted_and_told_once_with_its_value(scripted:
 
     environments = make_environments(huge, seed=4)
     environments.reset()
-    assert [step.rewards[0] for step in walk(environments, 3)] == [-1e6] * 3
+    assert [step.rewards[0] for step in walk(environments, 3)] == [-1e5] * 3
     assert (environments.faults, environments.clipped_rewards) == (0, 3)
     told = [record.message for record in caplog.records]
     assert len(told) == 1
-    assert "step 1: the reward -2e+30 is clipped to 1,000,000 in size" in told[0]
+    assert "step 1: the reward -2e+30 is clipped to 100,000 in size" in told[0]
     resumed = make_environments(huge, seed=4)
     assert resumed.load_state_dict(environments.state_dict())
     assert resumed.clipped_rewards == 3
