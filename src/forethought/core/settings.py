@@ -138,7 +138,9 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in options):
             return value
         if type(value) in map(type, options):
-            raise SettingsError(f"{name} = {_shown(value)} is not a choice.{did_you_mean(str(value), map(str, options))}")
+            raise SettingsError(
+                f"{name} = {_shown(value)} is not a choice.{did_you_mean(str(value), map(str, options))}"
+            )
         raise _wrong_type(name, value, hint)
     if origin is tuple:
         return _check_tuple(name, value, hint)
