@@ -1,4 +1,4 @@
-"""Whatever stands in a setting, either it works or one error names it; and settings survive JSON and the command line."""
+"""Whatever stands in a setting, it works or one error names it; and settings survive JSON and the command line."""
 
 from __future__ import annotations
 
