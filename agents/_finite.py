@@ -34,12 +34,12 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     Attributes:
         faults: episodes cut so far.
-        clipped_rewards: rewards clipped so far.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.faults = self.clipped_rewards = 0
+        self.faults = 0
+        self._has_clipped = False
         self._faults_in_a_row = self._steps = 0
         self._seed: int | None = None
         self._observation: Any = None
@@ -79,9 +79,9 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
         if not (terminated or truncated):  # the environment's own entry, which SB3 would take for its Monitor's
             info = {key: value for key, value in info.items() if key != "episode"}
         if abs(number := float(reward)) > LARGEST_REWARD:
-            if not self.clipped_rewards:
+            if not self._has_clipped:
                 logger.warning(clipping_note(self._where, number))
-            self.clipped_rewards += 1
+            self._has_clipped = True
             reward = float(clip_rewards(number))
         return observation, reward, terminated, truncated, info
 

@@ -180,7 +180,7 @@ def clip_rewards(rewards: Array | float) -> Floats:
 def clipping_note(where: str, reward: float) -> str:
     """Return what to tell of the first reward that was clipped."""
     return (
-        f"{where}: the reward {reward:g} is clipped to {LARGEST_REWARD:,.0f} in size; more will be counted. If rewards "
+        f"{where}: the reward {reward:g} is clipped to {LARGEST_REWARD:,.0f} in size, as will be others. If rewards "
         "are meant to be that large, scale them with gymnasium.wrappers.TransformReward."
     )
 
