@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..core.errors import CheckpointError, SettingsError, UnsupportedSpaceError, missing_extra
+from ..core.errors import CheckpointError, DivergedError, SettingsError, UnsupportedSpaceError, missing_extra
 from ..core.files import load_archive, save_archive
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs.space_documents import describe_space, restore_space
@@ -141,18 +141,28 @@ class Baseline:
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Learn for at least ``total_timesteps`` environment steps; arguments and defaults are SB3's."""
+        """Learn for at least ``total_timesteps`` environment steps; arguments and defaults are SB3's.
+
+        Raises:
+            DivergedError: once a weight is not finite any more and so no action either.
+        """
         if self.model.env is None:
             raise SettingsError("This agent has no environment to learn in: call set_env(env), or load(path, env=env).")
         chosen = {"log_interval": log_interval, "tb_log_name": tb_log_name or self.name}
-        with memory_explained("an update", "batch_size"):
-            self.model.learn(
-                total_timesteps,
-                callback,
-                reset_num_timesteps=reset_num_timesteps,
-                progress_bar=progress_bar,
-                **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
-            )
+        try:
+            with memory_explained("an update", "batch_size"):
+                self.model.learn(
+                    total_timesteps,
+                    callback,
+                    reset_num_timesteps=reset_num_timesteps,
+                    progress_bar=progress_bar,
+                    **{name: value for name, value in chosen.items() if value is not None},  # type: ignore[arg-type]
+                )
+        except ValueError as error:  # as torch's distributions raise it for parameters that are not finite
+            weights = self.model.policy.state_dict()
+            if wrong := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+                raise DivergedError(f"{self.name} has diverged: its weights {wrong[0]} are not finite.") from error
+            raise
         return self
 
     @property

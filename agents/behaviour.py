@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..core.clip import Clip
 from ..core.seeding import torch_generator
-from ..core.settings import Range
+from ..core.settings import Range, Width
 from ..world_model import ComputeSettings, Optimization, OptimizationSettings
 from .actor import CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
@@ -31,19 +31,19 @@ from .critic import CriticEnsemble
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
-    hidden: Annotated[int, Range(ge=1)] = 256
+    hidden: Width = 256
     """Width of the hidden layers of actor and critic."""
-    critics: Annotated[int, Range(ge=1)] = 2
+    critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
-    smoothing: Annotated[float, Range(ge=0)] = 0.2
+    smoothing: Annotated[float, Range(ge=0, le=2)] = 0.2
     """Spread of the noise on target actions (continuous actions)."""
-    saturation_penalty: Annotated[float, Range(ge=0)] = 1e-3
+    saturation_penalty: Annotated[float, Range(ge=0, le=1e6)] = 1e-3
     """Weight of the penalty on the actor's squared pre-activations (continuous actions)."""
-    entropy: Annotated[float, Range(ge=0)] = 0.02
+    entropy: Annotated[float, Range(ge=0, le=1e6)] = 0.02
     """Weight of the policy's entropy, in units of the reward scale (discrete actions)."""
 
 

@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.errors import DivergedError
 from ..core.seeding import derive_seed
-from ..planners import Planner, PlanState
+from ..planners import Plan, Planner, PlanState
 from ..planners.noise import draw_noise
 from ..world_model import JEPA, LatentState
 from .actor import CategoricalActor, DeterministicActor
+
+FAILURES_IN_A_ROW = 10
 
 ObjectiveFactory = Callable[[LatentState], Callable[[Tensor], Tensor]]
 
@@ -34,6 +37,8 @@ class ControllerState:
         queue: (B, Q, a) environment actions of the plan being executed, the next one first.
         left: (B,) host integers, how many of the queue are still to be executed.
         executed: (B, block, a) the last environment actions, as many as make a model step, the newest last.
+        failed: (B,) host integers, plans that failed so far.
+        failed_in_a_row: (B,) host integers, how many of them since the last sound one.
     """
 
     latent: LatentState
@@ -41,6 +46,8 @@ class ControllerState:
     queue: Tensor
     left: NDArray[np.int64]
     executed: Tensor
+    failed: NDArray[np.int64]
+    failed_in_a_row: NDArray[np.int64]
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> ControllerState:
         """Return the state of the environments at ``index``."""
@@ -52,6 +59,8 @@ class ControllerState:
             self.queue[on_device],
             self.left[rows.numpy()],
             self.executed[on_device],
+            self.failed[rows.numpy()],
+            self.failed_in_a_row[rows.numpy()],
         )
 
     def to_tree(self) -> dict[str, Any]:
@@ -65,6 +74,8 @@ class ControllerState:
             "queue": self.queue,
             "left": self.left.tolist(),
             "executed": self.executed,
+            "failed": self.failed.tolist(),
+            "failed_in_a_row": self.failed_in_a_row.tolist(),
         }
 
 
@@ -107,6 +118,8 @@ class Controller:
             torch.zeros(batch, self.execute * self.block, dims // self.block, device=device),
             np.zeros(batch, np.int64),
             torch.zeros(batch, self.block, dims // self.block, device=device),
+            np.zeros(batch, np.int64),
+            np.zeros(batch, np.int64),
         )
 
     def restore_state(self, tree: Mapping[str, Any]) -> ControllerState:
@@ -119,8 +132,9 @@ class Controller:
             ticks=tuple(tree["ticks"]),
         )
         queue, executed = tree["queue"].to(device), tree["executed"].to(device)
-        left = np.array(tree["left"], np.int64)
-        return ControllerState(LatentState(tree["latents"].to(device)), plan, queue, left, executed)
+        left, failed, in_a_row = (np.array(tree[name], np.int64) for name in ("left", "failed", "failed_in_a_row"))
+        latent = LatentState(tree["latents"].to(device))
+        return ControllerState(latent, plan, queue, left, executed, failed, in_a_row)
 
     @torch.no_grad()
     def act(
@@ -137,6 +151,10 @@ class Controller:
 
         Returns:
             ``(actions (B, a), state)``.
+
+        Raises:
+            DivergedError: if more than 10 plans in a row failed in an environment. Before, it does what is left of
+                the last sound plan, or rests.
         """
         left = np.where(reset, 0, state.left)
         plan = state.plan.reset(reset) if reset.any() else state.plan
@@ -167,12 +185,12 @@ class Controller:
     def _replan(self, state: ControllerState, rows: NDArray[np.int64], explore: float | None) -> ControllerState:
         index = torch.from_numpy(rows).to(state.queue.device)
         latent, warm = state.latent.select(index), state.plan.select(rows)
-        plan = self.planner.plan(self.objective(latent), warm, self._propose(latent, warm, explore))
+        plan = _sound(self.planner.plan(self.objective(latent), warm, self._propose(latent, warm, explore)), warm)
         executed = plan.actions[:, : self.execute]
         left = state.left.copy()
         left[rows] = self.execute * self.block
         return replace(
-            state,
+            _with_failures(state, rows, plan.failed.cpu().numpy()),
             plan=state.plan.put(rows, plan.state.shift(self.execute)),
             queue=state.queue.index_copy(0, index, executed.reshape(len(rows), *state.queue.shape[1:])),
             left=left,
@@ -222,3 +240,26 @@ class Controller:
             other = torch.nn.functional.one_hot(choice[:, 0], hot.shape[-1]).to(hot.dtype)
             mixed.append(torch.where(uniform < amount, other, hot))
         return torch.cat(mixed, -1)
+
+
+def _sound(plan: Plan, warm: PlanState) -> Plan:
+    """Return ``plan`` with the warm start, marked failed, where a planner returned what is not finite."""
+    unsound = ~(plan.actions.isfinite() & plan.state.actions.isfinite()).flatten(1).all(1)
+    actions, later = (
+        torch.where(unsound[:, None, None], warm.actions, given) for given in (plan.actions, plan.state.actions)
+    )
+    return replace(plan, actions=actions, failed=plan.failed | unsound, state=replace(plan.state, actions=later))
+
+
+def _with_failures(state: ControllerState, rows: NDArray[np.int64], failed: NDArray[np.bool_]) -> ControllerState:
+    """Return ``state`` with the plans of ``rows`` counted; raise :class:`DivergedError` for too many failures."""
+    total, in_a_row = state.failed.copy(), state.failed_in_a_row.copy()
+    total[rows] += failed
+    in_a_row[rows] = np.where(failed, in_a_row[rows] + 1, 0)
+    if in_a_row.max() > FAILURES_IN_A_ROW:
+        raise DivergedError(
+            f"{in_a_row.max()} plans in a row failed in environment {in_a_row.argmax()}: neither a cost nor a plan was "
+            "finite. Either the planner is at fault (check_planner tells), or the model has diverged: then go back to "
+            "a checkpoint from before, with a smaller learning rate."
+        )
+    return replace(state, failed=total, failed_in_a_row=in_a_row)

@@ -20,8 +20,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.") from error
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device={name!r} was asked for and this machine has none that torch can use: try 'auto'.")
     return device

@@ -239,7 +239,11 @@ class JEPAAgent(SB3Surface):
             self.learner.optimization.skipped + self.behaviour.optimization.skipped,
             exclude="tensorboard",
         )
+        record("train/rollbacks", training.recovery.rollbacks, exclude="tensorboard")
         record("env/faults", self.faults, exclude="tensorboard")
+        record("env/clipped_rewards", training.environments.clipped_rewards, exclude="tensorboard")
+        if training.control is not None:
+            record("rollout/failed_plans", int(training.control.failed.sum()), exclude="tensorboard")
         self._dump(training.episodes)
 
     # Environments

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from ..core.checkpoints import Segment
+from ..core.errors import DivergedError
 from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..envs import EpisodeStore
 from ..world_model import collapse_alarm, measure_health
 from .devices import memory_explained
+from .recovery import Recovery
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -55,6 +57,7 @@ class OnlineTraining:
         )
         self.exploration = numpy_generator(agent.seed, "exploration")
         self.sampling = numpy_generator(agent.seed, "sampling")
+        self.recovery = Recovery(agent)
         self.control: ControllerState | None = None
         self.in_control = False  # not while actions are random
         # Fewer rows than this may hold no complete block, of which clips are cut.
@@ -134,7 +137,11 @@ class OnlineTraining:
         return actions.cpu().numpy()
 
     def learn(self, updates: int) -> None:
-        """Update model, critic and actor ``updates`` times from the store."""
+        """Update model, critic and actor ``updates`` times from the store.
+
+        Raises:
+            DivergedError: gradients stay non-finite, or the latents have collapsed and ``on_collapse`` is "stop".
+        """
         agent, settings = self.agent, self.agent.settings
         self._advance_frontier()
         reward_size = self.reward_size_sum / max(self.steps, 1)
@@ -145,6 +152,7 @@ class OnlineTraining:
                 ).to(agent.device)
                 losses = agent.learner.update(clip)
                 behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
+            self.recovery.check(clip, losses)
             for name, value in {**losses.metrics(), **behaviour}.items():
                 mean = self.metrics.get(name, value)
                 mean = torch.lerp(mean, value, 1 / METRIC_UPDATES).where(value.isfinite(), mean)
@@ -160,9 +168,11 @@ class OnlineTraining:
         held_out = max(min(HELD_OUT_ROWS, interval // 2), self._fewest_rows)
         if not self.frontier:
             self.checked = rows
+            self.recovery.keep()
         elif rows - self.checked >= interval and rows - self.frontier >= self._fewest_rows:
             self._check_health(slice(self.frontier, rows))
             self.checked = rows
+            self.recovery.keep()
         elif rows - self.checked > interval - held_out:
             return
         if rows > self.frontier:
@@ -178,6 +188,8 @@ class OnlineTraining:
         alarm = collapse_alarm(health, clip.batch)
         for name, value in {**health, "collapsed": float(alarm is not None)}.items():
             agent.logger.record(f"health/{name}", value)
+        if alarm and agent.settings.on_collapse == "stop":
+            raise DivergedError(alarm)
         if alarm:
             warnings.warn(alarm, stacklevel=2)
 
@@ -193,6 +205,7 @@ class OnlineTraining:
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "episodes": [{"r": float(episode["r"]), "l": int(episode["l"])} for episode in self.episodes],
             "metrics": self.metrics,
+            "recovery": self.recovery.state(),
             "unlogged": {name: value for name, value in logged.items() if name.startswith("health/")},
         }
 
@@ -211,6 +224,7 @@ class OnlineTraining:
             getattr(self, name).bit_generator.state = stream
         self.episodes.extend(state["episodes"])
         self.metrics = {name: value.to(self.agent.device) for name, value in state["metrics"].items()}
+        self.recovery.load_state(state["recovery"])
         self.unlogged = dict(state["unlogged"])
         exact = self.environments.load_state_dict(state["environments"])
         self.control = self.agent.acting_policy.controller.restore_state(state["control"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
+from ..planners.base import MOST_STEPS, Size
 from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings
 from .behaviour import BehaviourSettings
 
@@ -16,20 +18,20 @@ class PlanningSettings(Settings):
 
     planner: str = "auto"
     """Planner by name; "auto" is icem for continuous actions and categorical_cem for discrete ones."""
-    horizon: Annotated[int, Range(ge=1)] = 3
+    horizon: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 3
     """Planned model steps."""
-    budget: Annotated[int, Range(ge=1)] | None = 64
+    budget: Size | None = 64
     """Largest evaluations + 2 x gradients per decision; none for the planner's preset."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """The planner's preset."""
-    proposals: Annotated[int, Range(ge=0)] = 16
+    proposals: Annotated[int, Range(ge=0, le=10_000)] = 16
     """Plans that the actor proposes: one that follows it exactly, the others disturbed."""
-    proposal_noise: Annotated[float, Range(gt=0)] = 0.2
+    proposal_noise: Annotated[float, Range(ge=1e-3, le=1)] = 0.2
     """How much the other proposals are disturbed (standard deviation in [-1, 1]; probability of another choice)."""
-    prior_weight: Annotated[float, Range(ge=0)] = 0.3
+    prior_weight: Annotated[float, Range(ge=0, le=1e6)] = 0.3
     """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
     actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
-    execute: Annotated[int, Range(ge=1)] = 1
+    execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
 
 
@@ -55,19 +57,28 @@ class JEPAAgentSettings(Settings):
     """Cheap effort: how actions are chosen while training; the bare actor by default."""
     learning_starts: Annotated[int, Range(ge=1)] = 2500
     """Environment steps of uniformly random actions before learning starts."""
-    exploration: Annotated[float, Range(ge=0)] = 0.2
+    exploration: Annotated[float, Range(ge=0, le=1)] = 0.2
     """Afterwards: standard deviation of the noise on continuous actions in [-1, 1]; for discrete ones, the share of
     uniform choices in what is drawn from the actor, or in what a searching planner chose."""
-    batch_size: Annotated[int, Range(ge=2)] = 256
+    batch_size: Annotated[int, Range(ge=2, le=65_536)] = 256
     """Clips per update."""
     endings: Annotated[float, Range(ge=0, le=0.5)] = 0.05
     """Share of them drawn among the clips that reach a terminal state: such are rare, and without them model and
     critic miss the edge that must not be crossed. Where chance decides on the end, it is expected too often."""
-    updates_per_step: Annotated[float, Range(gt=0)] = 1.0
+    updates_per_step: Annotated[float, Range(gt=0, le=100)] = 1.0
     """Updates of model, critic and actor per environment step; those of the random steps are made up for once learning
     starts."""
-    num_envs: Annotated[int, Range(ge=1)] = 1
+    num_envs: Annotated[int, Range(ge=1, le=4096)] = 1
     """Environments stepped together, where the agent builds them."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do when a check finds the latents collapsed."""
     health_interval: Annotated[int, Range(ge=10)] = 500
     """Environment steps between two checks of the representation. The last few before each check, at most 128, are
     held out from learning until then."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model.heads:
+            raise SettingsError(
+                "JEPAAgentSettings.model.heads = False: this agent plans by the reward that heads predict."
+            )

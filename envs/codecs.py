@@ -232,10 +232,12 @@ def _one_hot(index: NDArray[np.int64], choices: NDArray[np.int64]) -> Floats:
 
 
 def _checked(values: Any, shape: tuple[int, ...]) -> Array:
-    """Return the batch as an array, or say how its shape differs from the expected one."""
+    """Return the batch as an array of numbers, or say how its shape differs from the expected one."""
     values = np.asarray(values)
-    if values.shape[1:] != shape or values.ndim == 0 or values.dtype == object:
+    if values.shape[1:] != shape or values.ndim == 0:
         raise EnvironmentFault(f"the observation has shape {values.shape[1:]}, and the space says {shape}.")
+    if values.dtype.kind not in "biuf":
+        raise EnvironmentFault(f"the observation has dtype {values.dtype}, which does not hold real numbers.")
     return values
 
 

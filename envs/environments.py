@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
 from .codecs import ActionCodec, Array, Floats
 from .transition import Transition
-from .vectors import BuiltVector, Mask, Vector, finite_rows, indices
+from .vectors import BuiltVector, Mask, Vector, clip_rewards, clipping_note, finite_rows, indices
 
 FAULTS_IN_A_ROW = 10
 
@@ -23,7 +24,7 @@ class Environments:
     """B environments that take internal actions, give coded observations, and keep faulty values out.
 
     A non-finite observation, reward or action cuts the episode: it is counted, nothing of that step is valid, and a
-    fresh episode starts. Made by :func:`make_environments`.
+    fresh episode starts. A finite reward of more than 100,000 in size is clipped. Made by :func:`make_environments`.
 
     Attributes:
         name: what messages call the environments.
@@ -35,6 +36,7 @@ class Environments:
         observations: (B, O), what to act on now.
         started: (B,), where ``observations`` begins a new episode.
         faults: episodes cut so far.
+        clipped_rewards: rewards clipped so far.
     """
 
     def __init__(self, vector: Vector) -> None:
@@ -44,7 +46,7 @@ class Environments:
         self.observation_codec, self.action_codec = vector.codec, ActionCodec(vector.action_space)
         self.observations: Floats = np.zeros((self.num_envs, self.observation_codec.size), np.float32)
         self.started = np.zeros(self.num_envs, bool)
-        self.faults = 0
+        self.faults = self.clipped_rewards = 0
         self._faults_in_a_row = np.zeros(self.num_envs, np.int64)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
@@ -79,6 +81,7 @@ class Environments:
         transition = self.vector.step(native)
         transition.truncated[transition.terminated] = False
         self._cut_faulty(transition, usable)
+        self._clip_rewards(transition)
         self._account(actions, transition)
         self.observations, self.started = transition.observations.copy(), transition.started.copy()
         return transition
@@ -132,6 +135,14 @@ class Environments:
                 "tells more."
             )
 
+    def _clip_rewards(self, transition: Transition) -> None:
+        clipped = clip_rewards(transition.rewards)
+        for index in indices(clipped != transition.rewards):
+            if not self.clipped_rewards:
+                logger.warning(clipping_note(self.vector.where(index), transition.rewards[index]))
+            self.clipped_rewards += 1
+        transition.rewards[:] = clipped
+
     # Accounts
 
     def _account(self, actions: Floats, transition: Transition) -> None:
@@ -143,11 +154,12 @@ class Environments:
             for index in indices(valid):
                 self._actions[index].append(actions[index].copy())
         ended = transition.terminated | transition.truncated
-        for index in indices(ended):
-            info = transition.infos[index]
+        for index, info in enumerate(transition.infos):
+            if not ended[index]:
+                info.pop("episode", None)  # the environment's own, whatever it means by it
+                continue
             info["TimeLimit.truncated"] = bool(transition.truncated[index])
-            known = info.get("episode")  # SB3's Monitor sits below wrappers that change rewards, and knows better
-            if not (isinstance(known, dict) and {"r", "l"} <= known.keys() and np.isfinite(known["r"])):
+            if not _is_tally(info.get("episode")):  # SB3's Monitor, below wrappers that change rewards, knows better
                 info["episode"] = {"r": float(self._returns[index]), "l": int(self._lengths[index])}
         self._forget(ended | transition.started)
 
@@ -165,7 +177,8 @@ class Environments:
         That is each episode's number, reset seed and actions; of environments that we did not build, only counts.
         """
         vector = self.vector
-        state: dict[str, Any] = {"num_envs": self.num_envs, "faults": self.faults}
+        counts = {"faults": self.faults, "clipped_rewards": self.clipped_rewards}
+        state: dict[str, Any] = {"num_envs": self.num_envs, **counts}
         if isinstance(vector, BuiltVector) and self._was_reset:
             state["open_episodes"] = [
                 {
@@ -194,7 +207,7 @@ class Environments:
         """
         if state.get("num_envs") != self.num_envs:
             raise CheckpointError(f"The saved state has {state.get('num_envs')} environments, not {self.num_envs}.")
-        self.faults = int(state.get("faults", 0))
+        self.faults, self.clipped_rewards = int(state.get("faults", 0)), int(state.get("clipped_rewards", 0))
         episodes = state.get("open_episodes")
         if not isinstance(self.vector, BuiltVector) or episodes is None:
             self.reset()
@@ -218,13 +231,19 @@ class Environments:
             if ended:
                 return False
             observation, reward, terminated, truncated, _, _ = vector.advance(index, native)
-            earned += float(np.float32(reward))
+            earned += float(clip_rewards(reward))
             ended = terminated or truncated
         self.observations[index] = observation
         self._actions[index] = list(actions)
         self._returns[index], self._lengths[index] = earned, len(actions)
         same = np.array_equal(observation, _unpack(episode["observation"])) and earned == float(episode["return"])
         return same and not ended
+
+
+def _is_tally(known: Any) -> bool:
+    """Whether it is what SB3's Monitor tells of an episode: its return and length."""
+    numbers = [known.get(name) for name in ("r", "l")] if isinstance(known, dict) else [None]
+    return all(isinstance(number, Real) and np.isfinite(float(number)) for number in numbers)
 
 
 def _pack(values: Floats) -> str:

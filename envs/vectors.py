@@ -20,6 +20,9 @@ from ..core.seeding import derive_seed
 from .codecs import ObservationCodec
 from .transition import Transition
 
+LARGEST_REWARD = 1e5
+"""Rewards beyond it are clipped: a unit of rewards that fits one of them leaves nothing of all the others."""
+
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -166,6 +169,20 @@ def to_float32(values: Array) -> Floats:
     """Return float32; what it cannot hold becomes infinite and is dealt with as such."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(values).astype(np.float32)
+
+
+def clip_rewards(rewards: Array | float) -> Floats:
+    """Return float32 rewards of at most :data:`LARGEST_REWARD` in size; what is not finite stays as it is."""
+    rewards = to_float32(np.asarray(rewards))
+    return np.where(np.isfinite(rewards), rewards.clip(-LARGEST_REWARD, LARGEST_REWARD), rewards)
+
+
+def clipping_note(where: str, reward: float) -> str:
+    """Return what to tell of the first reward that was clipped."""
+    return (
+        f"{where}: the reward {reward:g} is clipped to {LARGEST_REWARD:,.0f} in size, as will be others. If rewards "
+        "are meant to be that large, scale them with gymnasium.wrappers.TransformReward."
+    )
 
 
 def _scalar(reward: Any) -> float:

@@ -13,7 +13,7 @@ from ..core.files import read_json, write_json
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .results import read_results
-from .settings import TrainSettings, command_line
+from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line
 from .stage import isolated_generators
 from .summary import Summary, summarise
 
@@ -31,19 +31,19 @@ class CompareSettings(Settings):
     """Agents by name; the others are compared with the first."""
     variants: dict[str, str] = field(default_factory=dict)
     """The agent behind each of ``agents`` that is not called by its own name."""
-    seeds: Annotated[int, Range(ge=1)] = 3
+    seeds: Annotated[int, Range(ge=1, le=1000)] = 3
     """Runs per agent and task, with the seeds 0, 1, ... One tells nothing of the spread; five are a claim."""
-    steps: Annotated[int, Range(ge=1)] = 10_000
+    steps: Steps = 10_000
     """Environment steps of each run."""
-    task_steps: dict[str, int] = field(default_factory=dict)
+    task_steps: dict[str, Steps] = field(default_factory=dict)
     """Environment steps on tasks that take more or fewer."""
-    evaluations: Annotated[int, Range(ge=1)] = 10
+    evaluations: Evaluations = 10
     """Evaluations, evenly spread over each run."""
-    episodes: Annotated[int, Range(ge=1)] = 10
+    episodes: Episodes = 10
     """Held-out episodes per evaluation, the same for all."""
     evaluation_seed: Annotated[int, Range(ge=0)] = 0
     """Names the set of held-out episodes."""
-    jobs: Annotated[int, Range(ge=1)] | None = None
+    jobs: Annotated[int, Range(ge=1, le=1024)] | None = None
     """Runs at the same time, each on one core; by default as many as there are cores."""
     device: str = "auto"
     """Where to compute: auto, cpu or cuda."""
@@ -61,6 +61,9 @@ class CompareSettings(Settings):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise SettingsError(f"CompareSettings.{name} = {values!r} must name at least one, and none twice.")
+        for name in self.variants:
+            if not name[:1].isalnum():  # folders are named after it
+                raise SettingsError(f"CompareSettings.variants: the name {name!r} must begin with a letter or a digit.")
         for field_name, kind in self._named.items():
             unknown = [name for name in getattr(self, field_name) if name not in getattr(self, kind)]
             if unknown:

@@ -14,6 +14,10 @@ from ..core.errors import RunFolderError, SettingsError
 from ..core.runs import Run, Status
 from ..core.settings import Range, Settings
 
+Steps = Annotated[int, Range(ge=1, le=10**12)]
+Evaluations = Annotated[int, Range(ge=1, le=10_000)]
+Episodes = Annotated[int, Range(ge=1, le=10_000)]
+
 
 @dataclass(frozen=True)
 class TrainSettings(Settings):
@@ -25,19 +29,19 @@ class TrainSettings(Settings):
     """Agent by name."""
     label: str = ""
     """What results call it, where several variants of one agent are compared; by default the agent's name."""
-    steps: Annotated[int, Range(ge=1)] = 10_000
+    steps: Steps = 10_000
     """Environment steps to learn for."""
     seed: Annotated[int, Range(ge=0)] = 0
     """Of everything random in training."""
-    evaluations: Annotated[int, Range(ge=1)] = 10
+    evaluations: Evaluations = 10
     """Evaluations, evenly spread over the run, the last one at its end."""
-    episodes: Annotated[int, Range(ge=1)] = 10
+    episodes: Episodes = 10
     """Held-out episodes per evaluation, the same every time."""
     evaluation_seed: Annotated[int, Range(ge=0)] = 0
     """Names the set of held-out episodes; the same for all agents and seeds that are to be compared."""
     device: str = "auto"
     """Where to compute: auto, cpu or cuda."""
-    threads: Annotated[int, Range(ge=1)] = 1
+    threads: Annotated[int, Range(ge=1, le=1024)] = 1
     """Threads of torch; small networks learn fastest on one."""
     video: bool = False
     """Film the first held-out episode of the last evaluation."""

@@ -122,6 +122,12 @@ class _Session:
             same = _check_changes(run, TrainSettings.from_dict(spent["settings"]), settings)
             exact = agent.restore(checkpoint) and same
             run.note(resume="exact" if exact else "inexact")
+            if not exact:
+                warnings.warn(
+                    f"{settings.task} did not come back to where it had been, so fresh episodes were begun and this "
+                    f"run is not the one that it would have been; forethought doctor {settings.task} tells why.",
+                    stacklevel=4,
+                )
             run.rewind_metrics(agent.num_timesteps)
         device = str(getattr(agent, "device", "cpu"))
         if (before := run.manifest.get("device", device)) != device:

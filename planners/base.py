@@ -12,13 +12,17 @@ from torch import Tensor
 
 from ..core.errors import SettingsError, UnsupportedSpaceError, did_you_mean
 from ..core.registry import Registry
-from ..core.settings import Range, Settings, check_names, field_names
+from ..core.settings import Range, Settings, check_names, check_value, field_names
 from .noise import draw_noise
 from .search import Objective, Search
 from .spec import ActionSpec
 from .state import Plan, PlanState, Seeds, as_seeds
 
 PlannerType = TypeVar("PlannerType", bound="type[Planner]")
+
+MOST_CANDIDATES, MOST_STEPS = 1_000_000, 1000
+Size = Annotated[int, Range(ge=1, le=MOST_CANDIDATES)]
+"""A number of candidates, or of whatever multiplies them."""
 
 _REGISTRY: Registry[type[Planner]] = Registry("planner", room="forethought.planners")
 
@@ -97,9 +101,9 @@ class PlannerSettings(Settings):
 class PopulationSettings(PlannerSettings):
     """Settings of planners that evaluate a population of candidates again and again, and at last its centre."""
 
-    samples: Annotated[int, Range(ge=1)] = 64
+    samples: Size = 64
     """Candidates per iteration, the centre among them."""
-    iterations: Annotated[int, Range(ge=1)] = 5
+    iterations: Size = 5
     """How often the population is drawn anew."""
 
     @property
@@ -135,8 +139,7 @@ class Planner(ABC):
     """Whether it evaluates the warm start, and so is never worse; otherwise it only compares proposals."""
 
     def __init__(self, spec: ActionSpec, horizon: int, settings: PlannerSettings | None = None) -> None:
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-            raise SettingsError(f"horizon = {horizon!r} must be a whole number of planned steps, at least 1.")
+        check_value("horizon", horizon, Annotated[int, Range(ge=1, le=MOST_STEPS)])
         if not self.supports(spec):
             kind = "categorical" if spec.discrete else "continuous"
             raise UnsupportedSpaceError(
@@ -146,6 +149,12 @@ class Planner(ABC):
         self.spec = spec
         self.horizon = horizon
         self.settings: Any = settings if settings is not None else self.Settings()
+        if self.settings.effort > MOST_CANDIDATES:
+            sizes = ", ".join(name for name in self.settings.sizes if hasattr(self.settings, name))
+            raise SettingsError(
+                f"{type(self.settings).__name__}: a plan would take {self.settings.effort:,} candidates, and "
+                f"{MOST_CANDIDATES:,} are the most. Lower {sizes}, or give a budget."
+            )
 
     @classmethod
     def supports(cls, spec: ActionSpec) -> bool:
@@ -292,12 +301,10 @@ def make_planner(
     """
     planner = planner_class(name)
     presets = planner.Settings.presets
-    if preset not in presets:
-        raise SettingsError(f"Unknown preset {preset!r} of the planner {name!r}.{did_you_mean(str(preset), presets)}")
+    if check_value("preset", preset, str) not in presets:
+        raise SettingsError(f"Unknown preset {preset!r} of the planner {name!r}.{did_you_mean(preset, presets)}")
     check_names(planner.Settings, settings)
     chosen = planner.Settings.from_dict({**presets[preset], **settings})
     if budget is not None:
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise SettingsError(f"budget = {budget!r} must be a whole number of candidates, at least 1.")
-        chosen = chosen.fit(budget, fixed=frozenset(settings))
+        chosen = chosen.fit(check_value("budget", budget, Size), fixed=frozenset(settings))
     return planner(spec, horizon, chosen)

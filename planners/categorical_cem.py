@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.settings import Range
-from .base import Planner, PopulationSettings, register_planner
+from .base import Planner, PopulationSettings, Size, register_planner
 from .gaussian import cheapest, moments
 from .search import Search
 from .spec import ActionSpec
@@ -21,7 +21,7 @@ class CategoricalCEMSettings(PopulationSettings):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 256, "iterations": 8}}
 
-    iterations: Annotated[int, Range(ge=1)] = 4
+    iterations: Size = 4
     """How often the probabilities are fitted."""
     elite_fraction: Annotated[float, Range(gt=0, le=1)] = 0.15
     """Share of the candidates that the probabilities are fitted to."""

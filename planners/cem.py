@@ -21,7 +21,7 @@ class CEMSettings(PopulationSettings):
 
     elite_fraction: Annotated[float, Range(gt=0, le=1)] = 0.1
     """Share of the candidates that the Gaussian is fitted to."""
-    initial_std: Annotated[float, Range(gt=0)] = 0.5
+    initial_std: Annotated[float, Range(gt=0, le=100)] = 0.5
     """Standard deviation at the start, in halves of the action range."""
 
 

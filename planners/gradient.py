@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 
 from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PlannerSettings, Size, register_planner
 from .gaussian import cheapest
 from .search import Search
 
@@ -23,15 +23,15 @@ class GradientSettings(PlannerSettings):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 256, "starts": 16, "steps": 40}}
     sizes: ClassVar[tuple[str, ...]] = ("steps", "samples", "starts")
 
-    samples: Annotated[int, Range(ge=1)] = 32
+    samples: Size = 32
     """Candidates from which the starts are chosen, the warm start among them."""
-    starts: Annotated[int, Range(ge=1)] = 2
+    starts: Size = 2
     """Best candidates that are improved, side by side."""
-    steps: Annotated[int, Range(ge=1)] = 45
+    steps: Size = 45
     """Gradient steps from each start."""
-    step_size: Annotated[float, Range(gt=0)] = 0.1
+    step_size: Annotated[float, Range(gt=0, le=100)] = 0.1
     """Largest change of an action in the first step, in halves of the action range; falls to zero like a cosine."""
-    initial_std: Annotated[float, Range(gt=0)] = 0.5
+    initial_std: Annotated[float, Range(gt=0, le=100)] = 0.5
     """Standard deviation of the candidates around the warm start, in halves of the action range."""
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PlannerSettings, Size, register_planner
 from .icem import ICEM, ICEMSettings
 from .lbfgs import InverseHessian
 from .search import Search
@@ -29,17 +29,17 @@ class HybridSettings(PlannerSettings):
     }
     sizes: ClassVar[tuple[str, ...]] = ("steps", "samples", "iterations", "starts")
 
-    samples: Annotated[int, Range(ge=1)] = 64
+    samples: Size = 64
     """Candidates in the first iteration of the sampling stage."""
-    iterations: Annotated[int, Range(ge=1)] = 3
+    iterations: Size = 3
     """Iterations of the sampling stage."""
-    starts: Annotated[int, Range(ge=1)] = 1
+    starts: Size = 1
     """Best candidates that are improved, side by side; at most as many as the sampling stage keeps."""
-    steps: Annotated[int, Range(ge=1)] = 15
+    steps: Size = 15
     """Quasi-Newton steps from each start."""
-    memory: Annotated[int, Range(ge=1)] = 8
+    memory: Annotated[int, Range(ge=1, le=1000)] = 8
     """Steps that the estimate of the curvature remembers."""
-    first_step: Annotated[float, Range(gt=0)] = 0.25
+    first_step: Annotated[float, Range(gt=0, le=100)] = 0.25
     """Largest change of an action in the first step, in halves of the action range."""
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.settings import Range
-from .base import Planner, PopulationSettings, register_planner
+from .base import Planner, PopulationSettings, Size, register_planner
 from .gaussian import cheapest, moments
 from .search import Search
 
@@ -20,19 +20,19 @@ class ICEMSettings(PopulationSettings):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 400, "iterations": 8}}
 
-    samples: Annotated[int, Range(ge=1)] = 96
+    samples: Size = 96
     """Candidates in the first iteration; later ones have fewer."""
     decay: Annotated[float, Range(ge=1)] = 1.25
     """Factor gamma by which the candidates become fewer from one iteration to the next."""
-    elites: Annotated[int, Range(ge=1)] = 10
+    elites: Annotated[int, Range(ge=1, le=1e9)] = 10
     """Candidates that the Gaussian is fitted to."""
     kept: Annotated[float, Range(ge=0, le=1)] = 0.3
     """Share of the elites that stay, in the next iteration and in the next plan."""
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.1
     """Share alpha of the old mean and standard deviation in the new ones."""
-    initial_std: Annotated[float, Range(gt=0)] = 0.5
+    initial_std: Annotated[float, Range(gt=0, le=100)] = 0.5
     """Standard deviation at the start of every plan, in halves of the action range."""
-    noise_colour: Annotated[float, Range(ge=0)] = 0.0
+    noise_colour: Annotated[float, Range(ge=0, le=4)] = 0.0
     """Exponent beta of the noise: 0 is white, 2 drifts. More suits smooth tasks and horizons of 10 and above."""
 
     @property

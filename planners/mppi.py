@@ -23,11 +23,11 @@ class MPPISettings(PopulationSettings):
 
     effective_fraction: Annotated[float, Range(gt=0, le=1)] = 0.1
     """Effective sample size that the temperature is chosen for, as a share of the candidates."""
-    initial_std: Annotated[float, Range(gt=0)] = 0.5
+    initial_std: Annotated[float, Range(gt=0, le=100)] = 0.5
     """Standard deviation at the start of every plan, in halves of the action range."""
-    annealing: Annotated[float, Range(ge=0)] = 1.0
+    annealing: Annotated[float, Range(ge=0, le=100)] = 1.0
     """Over I iterations the standard deviation falls geometrically to initial_std / I ** annealing; 0 keeps it."""
-    noise_colour: Annotated[float, Range(ge=0)] = 0.0
+    noise_colour: Annotated[float, Range(ge=0, le=4)] = 0.0
     """Exponent beta of the noise: 0 is white, 2 drifts. More suits smooth tasks and horizons of 10 and above."""
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PlannerSettings, Size, register_planner
 from .search import Search
 from .spec import ActionSpec
 
@@ -18,7 +17,7 @@ class PolicySettings(PlannerSettings):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {}}
     sizes: ClassVar[tuple[str, ...]] = ()
 
-    proposals: Annotated[int, Range(ge=1)] = 1
+    proposals: Size = 1
     """The most proposals that are compared; with 1 it is the bare policy that proposes."""
 
     @property

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from ..core.settings import Range
-from .base import Planner, PlannerSettings, register_planner
+from .base import Planner, PlannerSettings, Size, register_planner
 from .noise import normal_to_uniform
 from .search import Search
 from .spec import ActionSpec
@@ -18,7 +17,7 @@ class RandomSettings(PlannerSettings):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {}, "gpu": {"samples": 3000}}
 
-    samples: Annotated[int, Range(ge=1)] = 300
+    samples: Size = 300
     """Candidates, the warm start among them."""
 
     @property

@@ -20,27 +20,29 @@ from torch import Generator, Tensor, nn
 
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import SettingsError
-from ..core.settings import Range, Settings
+from ..core.settings import Range, Settings, Width
 from .heads import ContinueHead, TwoHotHead
 from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
 from .sigreg import SIGReg, unit_directions
 from .state import Imagination, LatentState, Step
+
+LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
 class JEPASettings(Settings):
     """Settings of a :class:`JEPA` for state vectors."""
 
-    latent_dims: Annotated[int, Range(ge=1)] = 64
+    latent_dims: Width = 64
     """Width D of the latent."""
     latent_form: LatentForm = "free"
     """Form of every latent, encoded or predicted: free; layer, normalised over its dimensions; simplicial,
     probabilities within groups of 8."""
-    hidden: Annotated[int, Range(ge=1)] = 256
+    hidden: Width = 256
     """Width of the hidden layers of encoder and predictor."""
     unroll: Annotated[int, Range(ge=1, le=64)] = 3
     """Steps T over which the predictor is unrolled in training."""
-    block: Annotated[int, Range(ge=1)] = 1
+    block: Annotated[int, Range(ge=1, le=64)] = 1
     """Environment steps per model step."""
     target: Literal["both", "stop", "copy"] = "both"
     """Target of the prediction: the encoder with gradient, without gradient, or a copy refreshed now and then."""
@@ -48,25 +50,27 @@ class JEPASettings(Settings):
     """Updates between two refreshes of the copy."""
     regularize: Literal["latent", "projector", "nothing"] = "latent"
     """What SIGReg is applied to: the latent, a learned projection of it, or nothing at all."""
-    regularizer_weight: Annotated[float, Range(ge=0)] = 0.05
+    regularizer_weight: LossWeight = 0.05
     """Weight of SIGReg beside the prediction error (mean over dimensions)."""
     regularize_mean: bool = True
     """Whether SIGReg holds the mean at zero, too; if not, only the shape of the distribution around it."""
-    directions: Annotated[int, Range(ge=1)] = 64
+    directions: Width = 64
     """Random directions per SIGReg evaluation."""
-    projector_dims: Annotated[int, Range(ge=1)] = 32
+    projector_dims: Width = 32
     """Width of the projection, where one is regularized."""
     heads: bool = True
     """Whether reward and continuation are predicted."""
-    reward_bins: Annotated[int, Range(ge=3)] = 65
+    reward_bins: Annotated[int, Range(ge=3, le=4095)] = 65
     """Bins of the two-hot reward head; odd."""
-    reward_weight: Annotated[float, Range(ge=0)] = 0.1
+    reward_weight: LossWeight = 0.1
     """Weight of the reward head's cross-entropy."""
-    continue_weight: Annotated[float, Range(ge=0)] = 0.1
+    continue_weight: LossWeight = 0.1
     """Weight of the continue head's cross-entropy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.reward_bins % 2 == 0:
+            raise SettingsError(f"JEPASettings.reward_bins = {self.reward_bins} must be odd, so that zero is a bin.")
         if self.latent_form == "simplicial" and self.latent_dims % SIMPLEX:
             raise SettingsError(
                 f"JEPASettings.latent_dims = {self.latent_dims} must be a multiple of {SIMPLEX} for simplicial latents."

@@ -1,4 +1,4 @@
-"""Optimization: AdamW, gradient clipping, and the rule that a non-finite gradient changes nothing."""
+"""Optimization: AdamW, gradient clipping, and the rule that a non-finite loss or gradient changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Optimization:
 
     Attributes:
         updates: calls of :meth:`step` so far.
-        skipped: how many of them had a non-finite gradient and changed nothing.
+        skipped: how many of them had a non-finite loss or gradient and changed nothing.
+        skipped_in_a_row: how many of those since the last that changed something.
     """
 
     def __init__(
@@ -46,19 +47,27 @@ class Optimization:
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._gradient_clip, self.generator = settings.gradient_clip, generator
-        self.updates = 0
-        self.skipped = 0
+        self.updates = self.skipped = self.skipped_in_a_row = 0
 
     def step(self, loss: Tensor) -> None:
         """Descend ``loss``, a scalar."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip)
-        if norm.isfinite():
+        if (norm.isfinite() & loss.isfinite()).item():  # the gradient of a loss that overflows may be finite
             self._optimizer.step()
+            self.skipped_in_a_row = 0
         else:
             self.skipped += 1
+            self.skipped_in_a_row += 1
         self.updates += 1
+
+    def restart(self, slowdown: float) -> None:
+        """Forget the moments, and go on with ``slowdown`` times the learning rate."""
+        self._optimizer.state.clear()
+        for group in self._optimizer.param_groups:
+            group["lr"] *= slowdown
+        self.skipped_in_a_row = 0
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`load_state` continues from."""
@@ -67,10 +76,12 @@ class Optimization:
             "generator": self.generator.get_state(),
             "updates": self.updates,
             "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`'s output."""
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would share the tensors
         self.generator.set_state(state["generator"])
-        self.updates, self.skipped = int(state["updates"]), int(state["skipped"])
+        for counter in ("updates", "skipped", "skipped_in_a_row"):
+            setattr(self, counter, int(state[counter]))

@@ -27,6 +27,7 @@ from forethought.agents.registry import agents
 from forethought.agents.training_env import build_vec_env
 from forethought.core.errors import (
     CheckpointError,
+    DivergedError,
     EnvironmentFault,
     MissingExtraError,
     SettingsError,
@@ -282,18 +283,50 @@ def test_episodes_with_non_finite_values_are_cut_and_counted_and_nothing_of_them
         assert {episode["l"] for episode in agent.model.ep_info_buffer} == {10}, "none that was cut"
 
 
-@pytest.mark.parametrize("wrong", ["first observation", "action"])
-def test_more_than_ten_faults_in_a_row_end_the_training(wrong: str) -> None:
-    env = build_vec_env(Faulty(wrong, always=True))
-
-    def go_on() -> None:
+def test_more_than_ten_faults_in_a_row_end_the_training() -> None:
+    env = build_vec_env(Faulty("first observation", always=True))
+    with pytest.raises(EnvironmentFault, match=r"11 episodes in a row had to be cut.*non-finite first observation"):
         env.reset()
-        for _ in range(11):
-            env.step(np.full((1, 1), np.nan, np.float32))
-
-    with pytest.raises(EnvironmentFault, match=rf"11 episodes in a row had to be cut.*non-finite {wrong}"):
-        go_on()
     assert env.faults == 11
+
+
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("name", ["sac", "td3", "ppo"])
+def test_an_agent_whose_weights_are_no_numbers_ends_its_training_and_stores_nothing(name: str, vector: bool) -> None:
+    agent = make_agent(name, make_vec_env(Toy, 1) if vector else Toy, **CASES[name][1])
+    agent.learn(32)
+    with torch.no_grad():
+        for weight in agent.model.policy.parameters():
+            weight.fill_(torch.nan)
+    with pytest.raises(DivergedError, match=r"not finite"):
+        agent.learn(32, reset_num_timesteps=False)
+    stored = agent.model.replay_buffer if name != "ppo" else agent.model.rollout_buffer
+    assert np.isfinite(stored.actions).all()
+
+
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("name", ["sac", "ppo"])
+def test_a_huge_reward_is_clipped_and_told_once_with_its_value(
+    name: str, vector: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lottery() -> gym.Env[Any, Any]:
+        return gym.wrappers.TransformReward(Toy(), lambda reward: -1e30 * reward)
+
+    agent = make_agent(name, make_vec_env(lottery, 1) if vector else lottery, **CASES[name][1]).learn(40)
+    assert [record.message for record in caplog.records if "the reward -1e+30 is clipped to 100,000" in record.message]
+    assert len(caplog.records) == 1
+    assert weights(agent.model).isfinite().all()
+
+
+def test_what_an_environment_means_by_episode_is_not_taken_for_sb3s() -> None:
+    class Counting(Toy):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            odd = {"episode": self.steps, "map": np.zeros(self.steps), f"at {self.steps}": None}
+            return (*super().step(action)[:4], odd)
+
+    agent = make_agent("ppo", Counting, **CASES["ppo"][1]).learn(40)
+    agent.dump_logs()
+    assert {episode["l"] for episode in agent.model.ep_info_buffer} == {10}
 
 
 @pytest.mark.parametrize("wrong", ["observation", "reward", "first observation"])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
 from forethought.agents.behaviour import Behaviour
-from forethought.agents.controller import Controller
+from forethought.agents.controller import FAILURES_IN_A_ROW, Controller
 from forethought.agents.objective import RewardObjective
-from forethought.core.errors import SettingsError
+from forethought.core.errors import DivergedError, SettingsError
 from forethought.planners import ActionSpec, make_planner
 from forethought.world_model import JEPA, JEPASettings, LatentState
 
@@ -66,7 +68,7 @@ def test_a_model_without_rewards_cannot_be_planned_in_by_reward():
         RewardObjective(model, model.initial(1), None, 0.9)
 
 
-def make_controller(planner: str = "icem", block: int = 1, execute: int = 1, discrete: bool = False, **settings):
+def make_controller(planner="icem", block: int = 1, execute: int = 1, discrete: bool = False, horizon=3, **settings):
     torch.manual_seed(0)
     space = spaces.MultiDiscrete([3, 2]) if discrete else spaces.Box(-1, 1, (2,))
     spec = ActionSpec.from_space(space, block=block)
@@ -74,7 +76,7 @@ def make_controller(planner: str = "icem", block: int = 1, execute: int = 1, dis
     behaviour = Behaviour(6, spec.dims, spec.groups)
     for weight in (model.predictor.change.weight, model.reward_head.logits.weight, behaviour.critic.weights[-1]):
         torch.nn.init.normal_(weight, std=0.5)
-    planner = make_planner(planner, spec, horizon=3, budget=None if planner == "policy" else 30, **settings)
+    planner = make_planner(planner, spec, horizon, budget=None if planner == "policy" else 30, **settings)
 
     def objective(state):
         return RewardObjective(model, state, behaviour.value, 0.9)
@@ -161,6 +163,41 @@ def test_the_model_is_told_the_actions_that_were_really_taken(execute, explore):
     controller.model.observe = recorded
     chosen = run(controller, [3, 4], steps=6, explore=explore)
     torch.testing.assert_close(torch.stack(told[1:]), chosen[:-1])
+
+
+@pytest.mark.parametrize("wrong", ["actions", "costs"])
+def test_a_failed_plan_is_replaced_by_what_is_left_of_the_last_and_counted(wrong):
+    controller = make_controller(horizon=4)
+    plan, objective = controller.planner.plan, controller.objective
+    broken = np.array([False, True])  # the second environment only
+
+    def spoil(values):
+        return values.masked_fill(torch.tensor(broken[-len(values) :]).view(-1, *[1] * (values.dim() - 1)), torch.nan)
+
+    state = controller.initial_state([1, 2])
+    _, state = controller.act(state, torch.ones(2, 3), np.ones(2, bool))
+    last = state.plan.actions[1]
+    if wrong == "actions":
+        controller.planner.plan = lambda *rest: replace(plan(*rest), actions=spoil(plan(*rest).actions))
+    else:
+        controller.objective = lambda latent: lambda actions: spoil(objective(latent)(actions))
+    for step in range(FAILURES_IN_A_ROW):
+        actions, state = controller.act(state, torch.ones(2, 3), np.zeros(2, bool))
+        assert torch.equal(actions[1], last[min(step, 3)])
+        assert state.failed_in_a_row.tolist() == [0, step + 1]
+    with pytest.raises(DivergedError, match="11 plans in a row failed in environment 1"):
+        controller.act(state, torch.ones(2, 3), np.zeros(2, bool))
+    broken[:] = False
+    _, state = controller.act(state, torch.ones(2, 3), np.zeros(2, bool))
+    assert (state.failed.tolist(), state.failed_in_a_row.tolist()) == ([0, 10], [0, 0])
+
+
+def test_where_nothing_was_planned_before_a_failed_plan_is_to_rest():
+    controller = make_controller()
+    controller.objective = lambda latent: lambda actions: torch.full(actions.shape[:2], torch.nan)
+    actions, state = controller.act(controller.initial_state([1]), torch.ones(1, 3), np.ones(1, bool))
+    assert torch.equal(actions, torch.zeros(1, 2))
+    assert controller.restore_state(state.to_tree()).select([0]).failed.tolist() == [1]
 
 
 @pytest.mark.parametrize("discrete", [False, True])

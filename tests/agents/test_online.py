@@ -56,6 +56,14 @@ def test_one_skipped_update_does_not_spoil_the_logged_losses(small):
     assert all(value.isfinite() for value in training.metrics.values())
 
 
+def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
+    quiet = JEPAAgent(Target, **small).learn(60, log_interval=None)
+    loud = JEPAAgent(Target, verbose=1, tensorboard_log=str(tmp_path), **small).learn(60, log_interval=1)
+    assert "ep_rew_mean" in capsys.readouterr().out
+    assert list(tmp_path.rglob("events*"))
+    assert same(quiet, loud)
+
+
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
 @pytest.mark.parametrize(
     "changes",

@@ -69,6 +69,16 @@ def test_one_environment_is_stored_alike_row_by_row(scripted: Any, kind: str, fa
     assert len(closed_episodes(stored)) > 20
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_arrays_that_a_vector_uses_again_and_again_are_copied(scripted: Any, mode: AutoresetMode) -> None:
+    # In mode SAME_STEP Gymnasium passes the final observation on as it is, and its reset may write into that array.
+    factory = partial(scripted, reuses_its_array=mode is not AutoresetMode.SAME_STEP)
+    expected, _ = record(make("built", [scripted]), 30)
+    stored, _ = record(make_environments(SyncVectorEnv([factory], copy=False, autoreset_mode=mode)), 30)
+    for name in ("observations", "rewards", "terminated", "latest"):
+        np.testing.assert_array_equal(stored.arrays()[name], expected.arrays()[name], err_msg=name)
+
+
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_several_environments_are_stored_alike_episode_by_episode(scripted: Any, kind: str) -> None:
     factories = [partial(scripted, longest, first=100 * index) for index, longest in enumerate(LENGTHS)]

@@ -162,6 +162,9 @@ def test_what_float32_cannot_hold_becomes_infinite_without_a_warning() -> None:
         (spaces.Discrete(3, start=2), 1, "outside its space"),
         (spaces.Dict({"speed": spaces.Box(-1, 1, (1,))}), {"pace": np.zeros(1)}, "lacks 'speed'"),
         (spaces.Box(-1, 1, (3,)), None, "shape"),
+        (spaces.Box(-1, 1, (1,)), ["near"], "dtype <U4, which does not hold real numbers"),
+        (spaces.Box(-1, 1, (1,)), [1j], "dtype complex128"),
+        (spaces.Box(-1, 1, (1,)), np.array([None]), "dtype object"),
     ],
 )
 def test_an_observation_that_does_not_fit_is_refused(space: gym.Space[Any], observation: Any, message: str) -> None:

@@ -135,6 +135,39 @@ def test_an_overflowing_reward_is_a_fault_too(scripted: Any) -> None:
     assert walk(environments, 1)[0].infos[0] == {"fault": "non-finite reward"}
 
 
+def test_a_huge_reward_is_clipped_counted_and_told_once_with_its_value(scripted: Any, caplog: Any) -> None:
+    def huge() -> Any:
+        return gym.wrappers.TransformReward(scripted(longest=9, first=8), lambda reward: -1e30 * reward)
+
+    environments = make_environments(huge, seed=4)
+    environments.reset()
+    assert [step.rewards[0] for step in walk(environments, 3)] == [-1e5] * 3
+    assert (environments.faults, environments.clipped_rewards) == (0, 3)
+    told = [record.message for record in caplog.records]
+    assert len(told) == 1
+    assert "step 1: the reward -2e+30 is clipped to 100,000 in size" in told[0]
+    resumed = make_environments(huge, seed=4)
+    assert resumed.load_state_dict(environments.state_dict())
+    assert resumed.clipped_rewards == 3
+
+
+class Chatty(gym.Wrapper[Any, Any, Any, Any]):
+    """Tells something else at every step, in words that mean something here too."""
+
+    def step(self, action: Any) -> Any:
+        *rest, _ = super().step(action)
+        time = self.unwrapped.time  # type: ignore[attr-defined]
+        odd = [None, {"episode": 7, f"at {time}": np.zeros(time)}, {"episode": {"r": None, "l": "x"}, "fault": None}]
+        return (*rest, odd[time % 3])
+
+
+def test_whatever_an_environment_tells_its_episodes_are_told_as_stable_baselines_tells_them(scripted: Any) -> None:
+    environments = make_environments(Chatty(scripted(longest=4)))
+    environments.reset()
+    infos = [step.infos[0] for step in walk(environments, 10)]
+    assert [info["episode"]["l"] for info in infos if "episode" in info] == [1, 2, 3, 4]
+
+
 def test_more_than_ten_faults_in_a_row_end_it_and_a_good_step_starts_the_count_again(scripted: Any) -> None:
     always = {(episode, 1): "reward" for episode in range(10)} | {(episode, 1): "reward" for episode in range(11, 99)}
     environments = make_environments(partial(scripted, longest=1, faults=always))

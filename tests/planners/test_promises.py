@@ -113,6 +113,22 @@ def test_no_problem_at_all_is_planned_too(name: str) -> None:
     assert plan.actions.shape == (0, 3, planner.spec.dims)
 
 
+@pytest.mark.parametrize("name", sorted(set(available_planners()) - {"policy"}))
+@pytest.mark.parametrize("cost", [-2.0, 0.0, 1e30])
+def test_where_all_costs_are_equal_the_plan_stays_what_it_was(name: str, cost: float) -> None:
+    planner = make_planner(name, SPECS[-1] if name == "categorical_cem" else SPEC, 3)
+    state = planner.plan(Bowl.make(planner, 2), planner.initial_state([0, 1])).state
+    plan = planner.plan(lambda actions: actions.sum((2, 3)) * 0 + cost, state)
+    assert torch.equal(plan.actions, state.actions)
+    assert torch.equal(plan.cost, torch.full((2,), cost))
+    assert not plan.failed.any()
+
+
+@pytest.mark.parametrize(("name", "elites"), [("icem", {"elites": 50}), ("cem", {"elite_fraction": 1.0})])
+def test_all_samples_may_be_elites_and_no_more_than_there_are(name: str, elites: dict[str, Any]) -> None:
+    check_planner(name, SPEC, horizon=1, samples=3, iterations=2, **elites)
+
+
 def test_a_policy_acts_as_its_only_proposal_even_where_the_warm_start_is_better() -> None:
     planner = make_planner("policy", SPEC, 2)
     proposal = torch.full((1, 1, 2, 2), 0.9)

@@ -30,6 +30,10 @@ class EnvironmentFault(ForethoughtError):
     """An environment that could not be built or misbehaved beyond repair."""
 
 
+class DivergedError(ForethoughtError):
+    """Weights, gradients, plans or latents that are of no use any more, so that going on would be in vain."""
+
+
 class MissingExtraError(ForethoughtError, ImportError):
     """An optional dependency that is not installed."""
 

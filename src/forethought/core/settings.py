@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from .errors import SettingsError, did_you_mean
 
@@ -45,6 +45,10 @@ class Range:
         low = f"[{self.ge:g}" if self.ge is not None else f"({self.gt:g}" if self.gt is not None else "(-inf"
         high = f"{self.le:g}]" if self.le is not None else f"{self.lt:g})" if self.lt is not None else "inf)"
         return f"{low}, {high}"
+
+
+Width = Annotated[int, Range(ge=1, le=8192)]
+"""The width of a layer."""
 
 
 class Settings:
@@ -121,7 +125,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         value = check_value(name, value, options[0])
         for note in options[1:]:
             if isinstance(note, Range) and any(number not in note for number in _numbers(value)):
-                raise SettingsError(f"{name} = {value!r} is out of range: it must lie in {note}.")
+                raise SettingsError(f"{name} = {_shown(value)} is out of range: it must lie in {note}.")
         return value
     if origin in (typing.Union, types.UnionType):
         for option in options:
@@ -134,7 +138,9 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in options):
             return value
         if type(value) in map(type, options):
-            raise SettingsError(f"{name} = {value!r} is not a choice.{did_you_mean(str(value), map(str, options))}")
+            raise SettingsError(
+                f"{name} = {_shown(value)} is not a choice.{did_you_mean(str(value), map(str, options))}"
+            )
         raise _wrong_type(name, value, hint)
     if origin is tuple:
         return _check_tuple(name, value, hint)
@@ -151,7 +157,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _wrong_type(name, value, hint)
     if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(f"{name} = {value!r} must be a finite number.")
+        raise SettingsError(f"{name} = {_shown(value)} must be a finite number.")
     return value
 
 
@@ -174,7 +180,16 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _wrong_type(name: str, value: Any, hint: Any) -> _WrongType:
-    return _WrongType(f"{name} = {value!r} must be {_describe(hint)}, not {type(value).__name__}.")
+    return _WrongType(f"{name} = {_shown(value)} must be {_describe(hint)}, not {type(value).__name__}.")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as messages show it: as Python writes it, unless that would be too long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python cares to write
+        text = f"a {type(value).__name__} of many digits"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _describe(hint: Any) -> str:
