@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from ..core.errors import EnvironmentFault
 from ..envs.environments import FAULTS_IN_A_ROW
+from ..envs.single import described
 from ..envs.vectors import to_float32
 
 logger = logging.getLogger("forethought.envs")
@@ -45,11 +47,12 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Begin an episode, and begin again where it does so with a non-finite observation.
 
         Raises:
-            EnvironmentFault: if more than 10 episodes in a row have to be cut.
+            EnvironmentFault: if the environment raises, or more than 10 episodes in a row have to be cut.
         """
         while True:
             self._seed, self._steps = seed, 0
-            observation, info = self.env.reset(seed=seed, options=options)
+            with self._blamed("reset"):
+                observation, info = self.env.reset(seed=seed, options=options)
             if is_finite(observation):
                 self._observation = copy.deepcopy(observation)  # the environment may write into its array
                 return observation, info
@@ -60,17 +63,19 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Take a step, unless the action is not finite.
 
         Raises:
-            EnvironmentFault: if more than 10 episodes in a row have to be cut.
+            EnvironmentFault: if the environment raises, or more than 10 episodes in a row have to be cut.
         """
         if not is_finite(action):
             return self._cut("action")
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._blamed("step"):
+            observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         if not is_finite(observation):
             return self._cut("observation")
         if not is_finite(reward):
             return self._cut("reward")
-        self._faults_in_a_row = 0
+        if terminated or truncated:
+            self._faults_in_a_row = 0
         self._observation = copy.deepcopy(observation)
         return observation, reward, terminated, truncated, info
 
@@ -78,10 +83,20 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._count_fault(what)
         return copy.deepcopy(self._observation), 0.0, False, True, {"fault": f"non-finite {what}"}
 
-    def _count_fault(self, what: str) -> None:
+    @contextmanager
+    def _blamed(self, call: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise EnvironmentFault(f"{self._where()}: {call} failed: {described(error)}") from error
+
+    def _where(self) -> str:
         spec = self.unwrapped.spec
         where = f"{spec.id if spec else type(self.unwrapped).__name__}, step {self._steps}"
-        where += "" if self._seed is None else f" of the episode with seed {self._seed}"
+        return where if self._seed is None else f"{where} of the episode with seed {self._seed}"
+
+    def _count_fault(self, what: str) -> None:
+        where = self._where()
         if not self.faults:
             logger.warning("%s: cut an episode because of a non-finite %s; more will be counted.", where, what)
         self.faults += 1

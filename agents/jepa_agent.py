@@ -233,6 +233,7 @@ class JEPAAgent(SB3Surface):
             exclude="tensorboard",
         )
         record("env/faults", self.faults, exclude="tensorboard")
+        record("env/restarts", self.restarts, exclude="tensorboard")
         self._dump(training.episodes)
 
     # Environments
@@ -240,7 +241,13 @@ class JEPAAgent(SB3Surface):
     def set_env(self, env: Any) -> None:
         """Learn in ``env`` from now on, with the experience so far; its spaces must be those the agent was made for."""
         learned = self.learner.optimization.updates if hasattr(self, "learner") else 0  # other episodes than before
-        environments = make_environments(env, self.settings.num_envs, self.stream("environments", learned))
+        environments = make_environments(
+            env,
+            self.settings.num_envs,
+            self.stream("environments", learned),
+            async_envs=self.settings.async_envs,
+            supervision=self.settings.supervision,
+        )
         spaces = environments.observation_space, environments.action_space
         if hasattr(self, "observation_space"):
             self._require_same_spaces(*spaces)
@@ -274,6 +281,11 @@ class JEPAAgent(SB3Surface):
     def faults(self) -> int:
         """Episodes that were cut because of non-finite values."""
         return 0 if self._env_source is None else self._environments.faults
+
+    @property
+    def restarts(self) -> int:
+        """Environments that failed and were built anew."""
+        return 0 if self._env_source is None else self._environments.restarts
 
     def _require_training(self) -> OnlineTraining:
         if self._env_source is None:

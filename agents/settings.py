@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from ..core.settings import Range, Settings
+from ..envs import Supervision
 from ..world_model import JEPASettings, LearnerSettings
 from .behaviour import BehaviourSettings
 
@@ -66,6 +67,11 @@ class JEPAAgentSettings(Settings):
     starts."""
     num_envs: Annotated[int, Range(ge=1)] = 1
     """Environments stepped together, where the agent builds them."""
+    async_envs: bool = False
+    """Each of them in a process of its own: they work at the same time, and one that crashes or hangs is replaced.
+    Where a step takes less than about a tenth of a millisecond, this costs more time than it saves."""
+    supervision: Supervision = field(default_factory=Supervision)
+    """What is done when an environment fails."""
     health_interval: Annotated[int, Range(ge=10)] = 500
     """Environment steps between two checks of the representation. The last few before each check, at most 128, are
     held out from learning until then."""

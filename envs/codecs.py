@@ -153,6 +153,8 @@ class _BoxPart:
 
     def encode(self, values: Any) -> Floats:
         values = _checked(values, self.shape)
+        if values.dtype == np.float32:
+            return values.reshape(len(values), self.size).copy()
         with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes inf, and is caught later
             return values.reshape(len(values), self.size).astype(np.float32)
 

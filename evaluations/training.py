@@ -186,7 +186,8 @@ class _Session:
             if not metrics:
                 return
             metrics |= {"time/cpu_seconds": self._clock.cpu_seconds, "time/wall_seconds": self._clock.wall_seconds}
-            metrics["env/faults"] = self._faults  # the agent's own log may wait for episodes that are never whole
+            # The agent's own log may wait for episodes that are never whole.
+            metrics["env/faults"], metrics["env/restarts"] = self._faults, int(getattr(self.agent, "restarts", 0))
             step = self.agent.num_timesteps
             self.run.log(metrics, step)
             for name in ("evaluation/return_mean", "evaluation/policy_return_mean"):
