@@ -22,7 +22,7 @@ BUILD, BUILT, RESET, STEP, OUTCOME, FAULT, CLOSE = range(7)
 
 _HEADER = struct.Struct("<BI")
 _OUTCOME = struct.Struct("<d??I")  # reward, terminated, truncated, dimensions of the observation
-_AT_ONCE = 1 << 13
+_AT_ONCE = 1 << 16  # what a pipe holds
 
 
 class Channel:
@@ -34,7 +34,7 @@ class Channel:
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading, self._writing = reading, writing
-        self._received = bytearray()
+        self._received = b""
         self._poll = select.poll()
         self._poll.register(reading, select.POLLIN)
 
@@ -44,11 +44,11 @@ class Channel:
         Raises:
             OSError: the other side is gone.
         """
-        message = memoryview(_HEADER.pack(kind, len(payload)) + payload)
-        while message:
-            message = message[os.write(self._writing, message) :]
+        message = _HEADER.pack(kind, len(payload)) + payload
+        while (written := os.write(self._writing, message)) < len(message):
+            message = message[written:]
 
-    def receive(self, timeout_s: float | None = None) -> tuple[int, bytearray]:
+    def receive(self, timeout_s: float | None = None) -> tuple[int, bytes]:
         """Wait for the next message; return its kind and payload.
 
         Args:
@@ -61,21 +61,19 @@ class Channel:
         if self._reading < 0:
             raise EOFError
         while True:
-            missing = _HEADER.size - len(self._received)
-            if missing <= 0:
-                kind, size = _HEADER.unpack_from(self._received)
+            received = self._received
+            if len(received) >= _HEADER.size:
+                kind, size = _HEADER.unpack_from(received)
                 end = _HEADER.size + size
-                missing = end - len(self._received)
-                if missing <= 0:
-                    payload = self._received[_HEADER.size : end]
-                    del self._received[:end]
-                    return kind, payload
+                if len(received) >= end:
+                    self._received = received[end:]
+                    return kind, received[_HEADER.size : end]
             if timeout_s is not None and not self._poll.poll(1000.0 * timeout_s):
                 raise TimeoutError
-            chunk = os.read(self._reading, max(missing, _AT_ONCE))
+            chunk = os.read(self._reading, _AT_ONCE)
             if not chunk:
                 raise EOFError
-            self._received += chunk
+            self._received = received + chunk if received else chunk
 
     def close(self) -> None:
         """Close both pipes; afterwards the other side counts as gone."""
@@ -93,7 +91,7 @@ def pack(value: Any) -> bytes:
     return cloudpickle.dumps(value)
 
 
-def unpack(payload: bytearray) -> Any:
+def unpack(payload: bytes) -> Any:
     """Undo :func:`pack`; raises whatever an import of what is missing here raises."""
     return pickle.loads(payload)  # noqa: S301
 
@@ -105,12 +103,12 @@ def pack_outcome(outcome: Outcome) -> bytes:
     return packed + _pack_info(info) if info else packed
 
 
-def unpack_outcome(payload: bytearray) -> Outcome:
+def unpack_outcome(payload: bytes) -> Outcome:
     """Undo :func:`pack_outcome`."""
     reward, terminated, truncated, size = _OUTCOME.unpack_from(payload)
     observation = np.frombuffer(payload, np.float32, size, _OUTCOME.size)
-    info = payload[_OUTCOME.size + observation.nbytes :]
-    return Outcome(observation, reward, terminated, truncated, unpack(info) if info else {})
+    end = _OUTCOME.size + observation.nbytes
+    return Outcome(observation, reward, terminated, truncated, unpack(payload[end:]) if len(payload) > end else {})
 
 
 def _pack_info(info: dict[str, Any]) -> bytes:

@@ -131,10 +131,12 @@ class WorkerEnvironment:
 
     def _send(self, kind: int, payload: bytes, timeout_s: float) -> None:
         self._waiting, self._deadline, self._allowed_s = True, time.monotonic() + timeout_s, timeout_s
-        with suppress(OSError):  # if the worker is dead, the answer will say so
+        try:
             self._channel.send(kind, payload)
+        except OSError:  # the worker is dead, which the answer will say
+            pass
 
-    def _receive(self) -> bytearray:
+    def _receive(self) -> bytes:
         try:
             kind, payload = self._channel.receive(max(self._deadline - time.monotonic(), 0.0))
         except (EOFError, OSError) as failure:

@@ -150,6 +150,8 @@ def described(error: Exception) -> str:
 
 
 def _scalar(reward: Any) -> float:
+    if isinstance(reward, float):  # NumPy's float64 included
+        return float(reward)
     values = np.asarray(reward, dtype=np.float64)
     if values.size != 1:
         raise EnvironmentFault(f"the reward has shape {values.shape}, and must be one number.")

@@ -82,7 +82,7 @@ def _serve(channel: Channel, environment: LocalEnvironment) -> None:
             environment.ask_reset(seed)
             _answer(channel, environment)
             continue
-        environment.ask_step(np.frombuffer(payload, dtype, offset=SEED.size).reshape(shape)[()], seed)
+        environment.ask_step(np.frombuffer(bytearray(payload), dtype, offset=SEED.size).reshape(shape)[()], seed)
         outcome = _answer(channel, environment)
         if outcome is not None and (outcome.terminated or outcome.truncated):
             environment.ask_reset(seed)  # without being told to: it is known what comes next
