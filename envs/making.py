@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from ..core.errors import EnvironmentFault, SettingsError
 from .adapters import GymnasiumVector, StableBaselinesVector
 from .environments import Environments
-from .processes import WorkerEnvironment
+from .processes import Nursery, WorkerEnvironment
 from .quiet import quiet_mujoco
 from .single import LocalEnvironment, Single
 from .supervision import Supervision
@@ -94,7 +94,8 @@ def _here(factory: Callable[[], Any], num_envs: int) -> Sequence[LocalEnvironmen
 
 
 def _in_processes(factory: Callable[[], Any], num_envs: int, supervision: Supervision) -> Sequence[WorkerEnvironment]:
-    started = [WorkerEnvironment(factory, supervision.timeout_s) for _ in range(num_envs)]
+    nursery = Nursery()
+    started = [WorkerEnvironment(nursery, factory, supervision.timeout_s) for _ in range(num_envs)]
     for worker in started:
         worker.wait_until_built()
     return started

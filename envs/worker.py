@@ -1,39 +1,32 @@
-"""The process of one environment: ``python -m forethought.envs.worker READ WRITE LIFELINE``, three pipes.
-
-Started by :class:`.processes.WorkerEnvironment`, which ends it too. torch is not imported, so that it starts quickly
-and stays small.
-"""
+"""What runs in the process of one environment, forked by :mod:`.nursery`."""
 
 from __future__ import annotations
 
-import faulthandler
 import fcntl
 import os
-import signal
 import struct
-import sys
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
 
 from ..core.errors import EnvironmentFault, ForethoughtError
 from .channel import BUILT, CLOSE, FAULT, OUTCOME, RESET, Channel, pack, pack_outcome, unpack
-from .quiet import quiet_mujoco
 from .single import LocalEnvironment, Outcome
 
 SEED = struct.Struct("<q")
 """Of a reset; in front of a step's action, of the reset that follows if the episode ends."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Build the environment that the first message describes, and step it until told to close."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then ends its workers
-    faulthandler.enable()  # a crash in compiled code says where
-    reading, writing, lifeline = map(int, arguments)
+def work(reading: int, writing: int, lifeline: int) -> None:
+    """Build the environment that the first message describes, and step it until told to close.
+
+    Args:
+        reading: pipe from the trainer.
+        writing: pipe to the trainer.
+        lifeline: a pipe whose other end only the trainer holds; this process ends when it closes.
+    """
     _end_with(lifeline)
-    quiet_mujoco()
     channel = Channel(reading, writing)
     with suppress(EOFError, OSError):  # the trainer is gone
         environment = _build(channel)
@@ -42,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
             fcntl.fcntl(lifeline, fcntl.F_SETFL, 0)
             with suppress(Exception):
                 environment.close()
-    return 0
 
 
 def _end_with(lifeline: int) -> None:
@@ -103,7 +95,3 @@ def _report(channel: Channel, error: ForethoughtError) -> None:
     cause = error.__cause__
     trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
     channel.send(FAULT, pack((error, trace)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -74,7 +74,7 @@ def go_on(environments: Environments, store: EpisodeStore, rng: np.random.Genera
 
 def workers(environments: Environments) -> list[int]:
     """Return their pids."""
-    return [single._process.pid for single in environments.vector.environments]  # type: ignore[attr-defined]
+    return [single.pid for single in environments.vector.environments]  # type: ignore[attr-defined]
 
 
 def gone(pids: list[int], within_s: float) -> bool:
@@ -324,6 +324,16 @@ def interrupt(worker: Any) -> Any:
     raise KeyboardInterrupt
 
 
+def test_workers_that_cannot_be_forked_any_more_are_a_named_error(make: Any) -> None:
+    environments = make(Faulty, 1)
+    [pid] = workers(environments)
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().split()[3]), signal.SIGKILL)
+    record(environments, 3)  # the worker itself lives on
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EnvironmentFault, match=r"Faulty, environment 0, .*no worker can be started"):
+        record(environments, 3)
+
+
 def test_ctrl_c_is_not_for_workers(make: Any) -> None:
     environments = make(Faulty, 1)
     [pid] = workers(environments)
@@ -336,14 +346,17 @@ def test_ctrl_c_is_not_for_workers(make: Any) -> None:
 TRAINER = """
 import sys
 sys.path.insert(0, sys.argv[1])
+import os
 from functools import partial
+from pathlib import Path
 import numpy as np
 from faulty import Faulty
 from forethought.envs import make_environments
 
 environments = make_environments(partial(Faulty, faults={(-1, 2): sys.argv[2]}), 2, async_envs=True)
 environments.reset()
-print(*(single._process.pid for single in environments.vector.environments), flush=True)
+nursery = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+print(nursery, *(single.pid for single in environments.vector.environments), flush=True)
 while True:
     environments.step(np.zeros((2, 1)))
 """
@@ -364,6 +377,6 @@ def test_no_worker_outlives_the_trainer(number: signal.Signals, kind: str) -> No
         time.sleep(0.2)
         os.killpg(trainer.pid, number)  # as Ctrl-C does
         _, errors = trainer.communicate(timeout=20)
-    assert len(pids) == 2
+    assert len(pids) == 3
     assert gone(pids, 5.0)
     assert errors.decode().count("Traceback") == (number == signal.SIGINT), "the trainer's own and nobody else's"
