@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from ..core.errors import DivergedError, EnvironmentFault
 from ..envs.environments import FAULTS_IN_A_ROW
+from ..envs.single import described
 from ..envs.vectors import LARGEST_REWARD, clip_rewards, clipping_note, to_float32
 
 logger = logging.getLogger("forethought.envs")
@@ -48,11 +50,12 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Begin an episode, and begin again where it does so with a non-finite observation.
 
         Raises:
-            EnvironmentFault: if more than 10 episodes in a row have to be cut.
+            EnvironmentFault: if the environment raises, or more than 10 episodes in a row have to be cut.
         """
         while True:
             self._seed, self._steps = seed, 0
-            observation, info = self.env.reset(seed=seed, options=options)
+            with self._blamed("reset"):
+                observation, info = self.env.reset(seed=seed, options=options)
             if is_finite(observation):
                 self._observation = copy.deepcopy(observation)  # the environment may write into its array
                 return observation, info
@@ -64,17 +67,19 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
 
         Raises:
             DivergedError: if the action is not finite.
-            EnvironmentFault: if more than 10 episodes in a row have to be cut.
+            EnvironmentFault: if the environment raises, or more than 10 episodes in a row have to be cut.
         """
         if not is_finite(action):
             raise diverged(f"{self._where}: the action {action} is not finite")
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._blamed("step"):
+            observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         if not is_finite(observation):
             return self._cut("observation")
         if not is_finite(reward):
             return self._cut("reward")
-        self._faults_in_a_row = 0
+        if terminated or truncated:
+            self._faults_in_a_row = 0
         self._observation = copy.deepcopy(observation)
         if not (terminated or truncated):  # the environment's own entry, which SB3 would take for its Monitor's
             info = {key: value for key, value in info.items() if key != "episode"}
@@ -94,6 +99,13 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _cut(self, what: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._count_fault(what)
         return copy.deepcopy(self._observation), 0.0, False, True, {"fault": f"non-finite {what}"}
+
+    @contextmanager
+    def _blamed(self, call: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise EnvironmentFault(f"{self._where}: {call} failed: {described(error)}") from error
 
     def _count_fault(self, what: str) -> None:
         if not self.faults:

@@ -241,6 +241,7 @@ class JEPAAgent(SB3Surface):
         )
         record("train/rollbacks", training.recovery.rollbacks, exclude="tensorboard")
         record("env/faults", self.faults, exclude="tensorboard")
+        record("env/restarts", self.restarts, exclude="tensorboard")
         record("env/clipped_rewards", training.environments.clipped_rewards, exclude="tensorboard")
         if training.control is not None:
             record("rollout/failed_plans", int(training.control.failed.sum()), exclude="tensorboard")
@@ -251,7 +252,13 @@ class JEPAAgent(SB3Surface):
     def set_env(self, env: Any) -> None:
         """Learn in ``env`` from now on, with the experience so far; its spaces must be those the agent was made for."""
         learned = self.learner.optimization.updates if hasattr(self, "learner") else 0  # other episodes than before
-        environments = make_environments(env, self.settings.num_envs, self.stream("environments", learned))
+        environments = make_environments(
+            env,
+            self.settings.num_envs,
+            self.stream("environments", learned),
+            async_envs=self.settings.async_envs,
+            supervision=self.settings.supervision,
+        )
         spaces = environments.observation_space, environments.action_space
         if hasattr(self, "observation_space"):
             self._require_same_spaces(*spaces)
@@ -285,6 +292,11 @@ class JEPAAgent(SB3Surface):
     def faults(self) -> int:
         """Episodes that were cut because of non-finite values."""
         return 0 if self._env_source is None else self._environments.faults
+
+    @property
+    def restarts(self) -> int:
+        """Environments that failed and were built anew."""
+        return 0 if self._env_source is None else self._environments.restarts
 
     def _require_training(self) -> OnlineTraining:
         if self._env_source is None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
+from ..envs import Supervision
 from ..planners.base import MOST_STEPS, Size
 from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings
 from .behaviour import BehaviourSettings
@@ -70,6 +71,11 @@ class JEPAAgentSettings(Settings):
     starts."""
     num_envs: Annotated[int, Range(ge=1, le=4096)] = 1
     """Environments stepped together, where the agent builds them."""
+    async_envs: bool = False
+    """Each of them in a process of its own: they work at the same time, and one that crashes or hangs is replaced.
+    Where a step takes less than about a tenth of a millisecond, this costs more time than it saves."""
+    supervision: Supervision = field(default_factory=Supervision)
+    """What is done when an environment fails."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when a check finds the latents collapsed."""
     health_interval: Annotated[int, Range(ge=10)] = 500

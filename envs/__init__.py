@@ -15,6 +15,7 @@ _HOME = {
     "TASKS": "tasks",
     "make_environments": "making",
     "Environments": "environments",
+    "Supervision": "supervision",
     "Transition": "transition",
     "ObservationCodec": "codecs",
     "ActionCodec": "codecs",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .making import make_environments as make_environments
     from .quiet import quiet_mujoco as quiet_mujoco
     from .store import EpisodeStore as EpisodeStore
+    from .supervision import Supervision as Supervision
     from .tasks import TASKS as TASKS
     from .tasks import available_tasks as available_tasks
     from .tasks import make_env as make_env

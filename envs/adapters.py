@@ -10,9 +10,9 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from ..core.errors import EnvironmentFault, SettingsError
-from .codecs import ObservationCodec
+from .codecs import Array, Floats, ObservationCodec
 from .transition import Transition
-from .vectors import Array, Floats, Mask, episode_seed, indices, to_float32
+from .vectors import Mask, episode_seed, indices, to_float32
 
 
 class _Adapter:

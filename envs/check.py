@@ -15,7 +15,9 @@ from gymnasium.utils.env_checker import check_env
 from ..core.errors import ForethoughtError, UnknownNameError
 from ..core.seeding import numpy_generator
 from .codecs import ActionCodec, ObservationCodec
+from .environments import Environments
 from .making import make_environments
+from .supervision import Supervision
 from .tasks import make_env
 
 Factory = Callable[[], "gym.Env[Any, Any]"]
@@ -66,6 +68,11 @@ def check_environment(env: str | Factory, steps: int = 500) -> list[Check]:
     return checks
 
 
+def _one(factory: Factory, seed: int) -> Environments:
+    """Return one environment whose first failure is a finding."""
+    return make_environments(factory, seed=seed, supervision=Supervision(restarts=0))
+
+
 class _Wrong(Exception):
     """A finding that is not as it should be."""
 
@@ -111,7 +118,7 @@ def _gymnasium(factory: Factory) -> str:
 
 
 def _finite(factory: Factory, steps: int) -> str:
-    environments, rng, ends = make_environments(factory, seed=_SEED), numpy_generator(_SEED, "actions"), 0
+    environments, rng, ends = _one(factory, _SEED), numpy_generator(_SEED, "actions"), 0
     try:
         environments.reset()
         for step in range(steps):
@@ -126,7 +133,7 @@ def _finite(factory: Factory, steps: int) -> str:
 
 def _seeding(factory: Factory, steps: int = 20) -> str:
     def episode(seed: int) -> list[Any]:
-        environments = make_environments(factory, seed=seed)
+        environments = _one(factory, seed)
         rng = numpy_generator(_SEED, "actions")
         try:
             seen = [environments.reset()]
@@ -145,7 +152,7 @@ def _seeding(factory: Factory, steps: int = 20) -> str:
 
 
 def _resume(factory: Factory, steps: int = 50) -> str:
-    unbroken, resumed = make_environments(factory, seed=_SEED), make_environments(factory, seed=_SEED)
+    unbroken, resumed = _one(factory, _SEED), _one(factory, _SEED)
     rng = numpy_generator(_SEED, "actions")
     actions = [unbroken.action_codec.sample(rng, 1) for _ in range(steps)]
     try:

@@ -38,6 +38,7 @@ class ObservationCodec:
     def __init__(self, space: gym.Space[Any]) -> None:
         self.space = space
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        self._plain = space.shape if isinstance(space, spaces.Box) else None
         self._parts = {key: _observation_part(part, key) for key, part in parts.items()}
         self.size = sum(part.size for part in self._parts.values())
         if self.size == 0:
@@ -57,6 +58,8 @@ class ObservationCodec:
 
     def single(self, observation: Any) -> Floats:
         """Return (O,) float32 for one observation; raises as :meth:`__call__` does."""
+        if isinstance(observation, np.ndarray) and observation.dtype == np.float32 and observation.shape == self._plain:
+            return observation.flatten()  # the usual case, at a fraction of the cost
         if isinstance(observation, dict):
             return self({key: np.asarray(value)[None] for key, value in observation.items()})[0]
         return self(np.asarray(observation)[None])[0]
@@ -93,10 +96,11 @@ class ActionCodec:
             self.dims = int(np.prod(space.shape))
             self.planning_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (self.dims,), np.float32)
             self._low, self._high = space.low.reshape(-1), space.high.reshape(-1)
+            self._integer = np.issubdtype(space.dtype, np.integer)
             self._low64, self._high64 = self._low.astype(np.float64), self._high.astype(np.float64)
         else:
             self._choices, self._start = _choices(space, "action")
-            self.dims = int(self._choices.sum())
+            self.dims, self._ends = int(self._choices.sum()), np.cumsum(self._choices)[:-1]
             single = isinstance(space, spaces.Discrete)
             self.planning_space = (
                 spaces.Discrete(self.dims) if single else spaces.MultiDiscrete(self._choices.astype(np.int64))
@@ -108,8 +112,8 @@ class ActionCodec:
     def decode(self, actions: Array) -> Array:
         """Return native actions (B, *shape) for internal ones (B, A); values beyond [-1, 1] are clipped."""
         if self.discrete:
-            ends = np.cumsum(self._choices)[:-1]
-            chosen = np.stack([group.argmax(axis=1) for group in np.split(actions, ends, axis=1)], axis=1)
+            groups = np.split(actions, self._ends, axis=1) if len(self._ends) else [actions]
+            chosen = np.stack([group.argmax(axis=1) for group in groups], axis=1)
             native = (chosen + self._start).astype(self._dtype)
         else:
             native = self._into_box(np.asarray(actions, dtype=np.float64))
@@ -137,9 +141,11 @@ class ActionCodec:
         low, high = self._low64, self._high64
         share = np.minimum(np.maximum(actions / 2 + 0.5, 0.0), 1.0)
         values = low * (1.0 - share) + high * share  # exact at both ends, and without overflow
-        if np.issubdtype(self._dtype, np.integer):
+        if self._integer:
             values = np.rint(values)
-        with np.errstate(invalid="ignore"):  # int64 and uint64 bounds may round beyond the type; mended below
+            with np.errstate(invalid="ignore"):  # int64 and uint64 bounds may round beyond the type; mended below
+                native = values.astype(self._dtype)
+        else:
             native = values.astype(self._dtype)
         return np.where(values <= low, self._low, np.where(values >= high, self._high, native))
 

@@ -24,7 +24,8 @@ class Environments:
     """B environments that take internal actions, give coded observations, and keep faulty values out.
 
     A non-finite observation, reward or action cuts the episode: it is counted, nothing of that step is valid, and a
-    fresh episode starts. A finite reward of more than 100,000 in size is clipped. Made by :func:`make_environments`.
+    fresh episode starts. So does an environment that fails, where it can be built anew: see :class:`BuiltVector`. A
+    finite reward of more than 100,000 in size is clipped. Made by :func:`make_environments`.
 
     Attributes:
         name: what messages call the environments.
@@ -35,7 +36,7 @@ class Environments:
         action_codec: between internal actions (B, A) and native ones.
         observations: (B, O), what to act on now.
         started: (B,), where ``observations`` begins a new episode.
-        faults: episodes cut so far.
+        faults: episodes cut so far because of non-finite values.
         clipped_rewards: rewards clipped so far.
     """
 
@@ -67,8 +68,8 @@ class Environments:
 
         Raises:
             SettingsError: if the actions have another shape, or nothing was reset yet.
-            EnvironmentFault: if an environment raises, returns something of the wrong shape, or has to be cut more
-                than 10 times in a row.
+            EnvironmentFault: if an environment raises, hangs, dies or returns something of the wrong shape, and cannot
+                be built anew (again); or if more than 10 of its episodes in a row have to be cut.
         """
         actions = np.asarray(actions, np.float32)
         if actions.shape != (self.num_envs, self.action_codec.dims):
@@ -85,6 +86,11 @@ class Environments:
         self._account(actions, transition)
         self.observations, self.started = transition.observations.copy(), transition.started.copy()
         return transition
+
+    @property
+    def restarts(self) -> int:
+        """Environments that failed and were built anew so far."""
+        return self.vector.budget.restarts if isinstance(self.vector, BuiltVector) else 0
 
     def close(self) -> None:
         """Close the environments."""
@@ -147,13 +153,13 @@ class Environments:
 
     def _account(self, actions: Floats, transition: Transition) -> None:
         valid = transition.valid
-        self._faults_in_a_row[valid] = 0
         self._returns += transition.rewards
         self._lengths += valid
         if isinstance(self.vector, BuiltVector):  # only then can an episode be repeated
             for index in indices(valid):
                 self._actions[index].append(actions[index].copy())
         ended = transition.terminated | transition.truncated
+        self._faults_in_a_row[ended] = 0
         for index, info in enumerate(transition.infos):
             if not ended[index]:
                 info.pop("episode", None)  # the environment's own, whatever it means by it
@@ -177,9 +183,14 @@ class Environments:
         That is each episode's number, reset seed and actions; of environments that we did not build, only counts.
         """
         vector = self.vector
-        counts = {"faults": self.faults, "clipped_rewards": self.clipped_rewards}
-        state: dict[str, Any] = {"num_envs": self.num_envs, **counts}
+        state: dict[str, Any] = {
+            "num_envs": self.num_envs,
+            "faults": self.faults,
+            "faults_in_a_row": self._faults_in_a_row.tolist(),
+            "clipped_rewards": self.clipped_rewards,
+        }
         if isinstance(vector, BuiltVector) and self._was_reset:
+            state["restarts"] = vector.budget.state_dict()
             state["open_episodes"] = [
                 {
                     "episode": int(vector.episodes[index]),
@@ -208,11 +219,13 @@ class Environments:
         if state.get("num_envs") != self.num_envs:
             raise CheckpointError(f"The saved state has {state.get('num_envs')} environments, not {self.num_envs}.")
         self.faults, self.clipped_rewards = int(state.get("faults", 0)), int(state.get("clipped_rewards", 0))
+        self._faults_in_a_row[:] = state.get("faults_in_a_row", 0)
         episodes = state.get("open_episodes")
         if not isinstance(self.vector, BuiltVector) or episodes is None:
             self.reset()
             return False
         try:
+            self.vector.budget.load_state_dict(state.get("restarts", {}))
             exact = [self._repeat(self.vector, index, episode) for index, episode in enumerate(episodes)]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"The saved state of {self.name} is damaged: {error!r}") from error
@@ -226,13 +239,18 @@ class Environments:
     def _repeat(self, vector: BuiltVector, index: int, episode: Mapping[str, Any]) -> bool:
         """Repeat one open episode; return whether it led where it had led before."""
         actions = _unpack(episode["actions"]).reshape(int(episode["steps"]), self.action_codec.dims)
-        observation, earned, ended = vector.begin(index, int(episode["episode"]), int(episode["seed"])), 0.0, False
-        for native in self.action_codec.decode(actions):
-            if ended:
-                return False
-            observation, reward, terminated, truncated, _, _ = vector.advance(index, native)
-            earned += float(clip_rewards(reward))
-            ended = terminated or truncated
+        earned, ended = 0.0, False
+        try:
+            observation = vector.begin(index, int(episode["episode"]), int(episode["seed"]))
+            for native in self.action_codec.decode(actions):
+                if ended:
+                    return False
+                outcome = vector.advance(index, native)
+                observation, ended = outcome.observation, outcome.terminated or outcome.truncated
+                earned += float(clip_rewards(outcome.reward))
+        except EnvironmentFault as fault:
+            self.observations[index] = vector.replace(index, fault)
+            return False
         self.observations[index] = observation
         self._actions[index] = list(actions)
         self._returns[index], self._lengths[index] = earned, len(actions)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from ..core.errors import EnvironmentFault, ForethoughtError, SettingsError
+from ..core.errors import EnvironmentFault, SettingsError
 from .adapters import GymnasiumVector, StableBaselinesVector
 from .environments import Environments
+from .processes import Nursery, WorkerEnvironment
 from .quiet import quiet_mujoco
-from .tasks import make_env
+from .single import LocalEnvironment, Single
+from .supervision import Supervision
+from .tasks import make_env, portable_factory
 from .vectors import BuiltVector, Vector
 
 
@@ -23,6 +26,8 @@ def make_environments(
     num_envs: int = 1,
     seed: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
+    async_envs: bool = False,
+    supervision: Supervision | None = None,
 ) -> Environments:
     """Bring whatever a user gives us to act in behind one interface.
 
@@ -33,6 +38,9 @@ def make_environments(
         num_envs: how many environments to build; a vector brings its own number.
         seed: of the run; episode seeds are derived from it.
         env_kwargs: passed to the id's environment or to the factory.
+        async_envs: run each environment in a process of its own; only with an id or a factory.
+        supervision: what is done when an environment fails, if not by default; one that was given as an object cannot
+            be built anew.
 
     Raises:
         SettingsError: if the arguments do not fit each other.
@@ -47,46 +55,50 @@ def make_environments(
     if _is_vec_env(env) or isinstance(env, VectorEnv | gym.Env):
         if kwargs:
             raise SettingsError("env_kwargs needs an id or a factory; this environment exists already.")
+        if async_envs:
+            raise SettingsError("async_envs needs an id or a factory; this environment exists already.")
         own = 1 if isinstance(env, gym.Env) else env.num_envs
         if num_envs not in (1, own):
             raise SettingsError(f"num_envs = {num_envs}, but the given environment is {own}; give an id or a factory.")
-    return Environments(_vector(env, num_envs, seed, kwargs))
+    return Environments(_vector(env, num_envs, seed, kwargs, async_envs, supervision or Supervision()))
 
 
-def _vector(env: Any, num_envs: int, seed: int, kwargs: dict[str, Any]) -> Vector:
+def _vector(
+    env: Any, num_envs: int, seed: int, kwargs: dict[str, Any], async_envs: bool, supervision: Supervision
+) -> Vector:
     if isinstance(env, VectorEnv):
         return GymnasiumVector(env, seed)
     if _is_vec_env(env):
         return StableBaselinesVector(env, seed)
     if isinstance(env, gym.Env):
-        return BuiltVector([env], _name(env), seed)
-    if isinstance(env, str):
-        return BuiltVector([make_env(env, **kwargs) for _ in range(num_envs)], env, seed)
-    if callable(env):
-        built = [_call(partial(env, **kwargs)) for _ in range(num_envs)]
-        if len({id(single.unwrapped) for single in built}) < num_envs:
-            raise EnvironmentFault("The factory returned the same environment twice; it must make a new one each time.")
-        return BuiltVector(built, _name(built[0]), seed)
-    raise SettingsError(
-        f"An environment is a name, a factory, a Gymnasium environment or vector, or a Stable-Baselines3 VecEnv, not "
-        f"{type(env).__name__}."
-    )
+        given = LocalEnvironment(lambda: env)
+        return BuiltVector([given], given.name, seed, supervision.replace(restarts=0))
+    if not isinstance(env, str) and not callable(env):
+        raise SettingsError(
+            "An environment is a name, a factory, a Gymnasium environment or vector, or a Stable-Baselines3 VecEnv, "
+            f"not {type(env).__name__}."
+        )
+    if async_envs:
+        remote = portable_factory(env) if isinstance(env, str) else env
+        built: Sequence[Single] = _in_processes(partial(remote, **kwargs), num_envs, supervision)
+    else:
+        built = _here(partial(make_env, env, **kwargs) if isinstance(env, str) else partial(env, **kwargs), num_envs)
+    return BuiltVector(built, env if isinstance(env, str) else built[0].name, seed, supervision)
 
 
-def _call(factory: Callable[[], Any]) -> gym.Env[Any, Any]:
-    try:
-        env = factory()
-    except ForethoughtError:
-        raise
-    except Exception as error:
-        raise EnvironmentFault(f"The environment's factory failed: {type(error).__name__}: {error}") from error
-    if not isinstance(env, gym.Env):
-        raise EnvironmentFault(f"The environment's factory returned {type(env).__name__}, not a gymnasium.Env.")
-    return env
+def _here(factory: Callable[[], Any], num_envs: int) -> Sequence[LocalEnvironment]:
+    built = [LocalEnvironment(factory) for _ in range(num_envs)]
+    if len({id(single.env.unwrapped) for single in built}) < num_envs:
+        raise EnvironmentFault("The factory returned the same environment twice; it must make a new one each time.")
+    return built
 
 
-def _name(env: gym.Env[Any, Any]) -> str:
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+def _in_processes(factory: Callable[[], Any], num_envs: int, supervision: Supervision) -> Sequence[WorkerEnvironment]:
+    nursery = Nursery()
+    started = [WorkerEnvironment(nursery, factory, supervision.timeout_s) for _ in range(num_envs)]
+    for worker in started:
+        worker.wait_until_built()
+    return started
 
 
 def _is_vec_env(env: Any) -> bool:

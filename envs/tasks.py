@@ -90,6 +90,21 @@ def make_env(name: str, render_mode: str | None = None, **kwargs: Any) -> gym.En
     return env
 
 
+def portable_factory(name: str) -> EnvFactory:
+    """Return :func:`make_env` for ``name``, to be called in another process too, where nobody has registered it."""
+    spec = gym.registry.get(name)
+    task = TASKS.get(name) if spec is None and ":" not in name and name in TASKS else None
+    return functools.partial(_make_registered, name, spec, task)
+
+
+def _make_registered(name: str, spec: Any, task: EnvFactory | None, **kwargs: Any) -> gym.Env[Any, Any]:
+    if spec is not None:
+        gym.registry.setdefault(name, spec)
+    if task is not None and name not in TASKS:
+        TASKS.register(name)(task)
+    return make_env(name, **kwargs)
+
+
 def _from_gymnasium(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
     module, _, environment = name.rpartition(":")
     if module:

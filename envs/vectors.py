@@ -1,13 +1,12 @@
 """Vectors: the ways to step several environments, each brought to one manner.
 
 All of them report a step as a :class:`Transition` whose "episode" entries and faults :class:`Environments` fills in.
-:class:`BuiltVector` is ours: it steps single environments one after the other and starts every episode with a seed
-of its own, so that an episode can be repeated from its seed and its actions.
+:class:`BuiltVector` is ours: it steps single environments, here or each in a process of its own, and starts every
+episode with a seed of its own, so that an episode can be repeated from its seed and its actions.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 
 from ..core.errors import EnvironmentFault
 from ..core.seeding import derive_seed
-from .codecs import ObservationCodec
+from .codecs import Array, Floats, ObservationCodec
+from .single import Outcome, Single
+from .supervision import RestartBudget, Supervision
 from .transition import Transition
 
 LARGEST_REWARD = 1e5
 """Rewards beyond it are clipped: a unit of rewards that fits one of them leaves nothing of all the others."""
 
-Array = NDArray[Any]
-Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
@@ -65,15 +64,21 @@ class Vector(Protocol):
 
 
 class BuiltVector:
-    """Single environments stepped in order, each episode with its own derived seed.
+    """Single environments stepped together, each episode with its own derived seed.
+
+    All are asked before the first answer is awaited, so that those in processes of their own work at the same time;
+    answers are taken in the order of the environments, whichever comes first. An environment that fails is built anew,
+    within the budget of ``supervision``: its step is not valid and its next episode begins. The steps before it stay
+    valid, because they were answered whole.
 
     Args:
         environments: with equal spaces.
         name: what messages call them.
         seed: of the run.
+        supervision: how patient to be with environments that fail.
     """
 
-    def __init__(self, environments: Sequence[gym.Env[Any, Any]], name: str, seed: int) -> None:
+    def __init__(self, environments: Sequence[Single], name: str, seed: int, supervision: Supervision) -> None:
         self.environments, self.name, self.seed = list(environments), name, seed
         self.num_envs = len(self.environments)
         self.observation_space, self.action_space = environments[0].observation_space, environments[0].action_space
@@ -81,8 +86,10 @@ class BuiltVector:
             if (environment.observation_space, environment.action_space) != (self.observation_space, self.action_space):
                 raise EnvironmentFault(f"{name}: the environments do not all have the same spaces.")
         self.codec = ObservationCodec(self.observation_space)
+        self.budget = RestartBudget(supervision)
         self.episodes = np.full(self.num_envs, -1)
         self.seeds = np.zeros(self.num_envs, np.int64)
+        self._next_seeds = [episode_seed(seed, index, 0) for index in range(self.num_envs)]
         self.steps = np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> Floats:
@@ -93,51 +100,68 @@ class BuiltVector:
 
     def restart(self, mask: Mask, observations: Floats) -> None:
         """Start the next episode where ``mask`` holds."""
-        for index in indices(mask):
-            episode = int(self.episodes[index]) + 1
-            observations[index] = self.begin(index, episode, episode_seed(self.seed, index, episode))
+        chosen = indices(mask)
+        for index in chosen:
+            self._ask_for_episode(index, int(self.episodes[index]) + 1, self._next_seeds[index])
+        for index in chosen:
+            try:
+                observations[index] = self._answer(index).observation
+            except EnvironmentFault as fault:
+                observations[index] = self.replace(index, fault)
 
     def begin(self, index: int, episode: int, seed: int) -> Floats:
         """Start episode number ``episode`` of environment ``index`` with ``seed`` and return its observation (O,)."""
-        self.episodes[index], self.seeds[index], self.steps[index] = episode, seed, 0
-        try:
-            observation, _ = self.environments[index].reset(seed=int(seed))
-            return self.codec.single(observation)
-        except Exception as error:
-            raise self._fault(index, "reset", error) from error
+        self._ask_for_episode(index, episode, seed)
+        return self._answer(index).observation
 
-    def advance(self, index: int, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any], Any]:
-        """Step one environment; return coded observation, reward, terminated, truncated, info, native observation."""
-        try:
-            observation, reward, terminated, truncated, info = self.environments[index].step(action)
-            coded, number = self.codec.single(observation), _scalar(reward)
-        except Exception as error:
-            raise self._fault(index, "step", error) from error
+    def advance(self, index: int, action: Any) -> Outcome:
+        """Step one environment."""
+        self.environments[index].ask_step(action, self._next_seeds[index])
+        outcome = self._answer(index)
         self.steps[index] += 1
-        # The info belongs to the environment, which may change it later.
-        info = dict(info) if isinstance(info, dict) else {}
-        return coded, number, bool(terminated), bool(truncated), info, observation
+        return outcome
+
+    def replace(self, index: int, fault: EnvironmentFault) -> Floats:
+        """Build environment ``index`` anew after ``fault``, and return what its next episode begins with (O,).
+
+        Raises:
+            EnvironmentFault: the budget of restarts is spent.
+        """
+        while True:
+            self.budget.spend(fault)
+            try:
+                self.environments[index].rebuild()
+            except EnvironmentFault as again:
+                fault = self._located(index, again)
+                continue
+            try:
+                return self.begin(index, int(self.episodes[index]) + 1, self._next_seeds[index])
+            except EnvironmentFault as again:
+                fault = again
 
     def step(self, actions: Array) -> Transition:
-        """Step every environment, and reset those whose episode ended."""
-        after = np.empty((self.num_envs, self.codec.size), np.float32)
-        rewards = np.empty(self.num_envs, np.float64)
+        """Step every environment, reset those whose episode ended, and build anew those that failed."""
+        for environment, action, next_seed in zip(self.environments, actions, self._next_seeds, strict=True):
+            environment.ask_step(action, next_seed)
+        after = np.zeros((self.num_envs, self.codec.size), np.float32)
+        rewards, valid = np.zeros(self.num_envs, np.float64), np.ones(self.num_envs, bool)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         infos: list[dict[str, Any]] = []
+        faults: dict[int, EnvironmentFault] = {}
         for index in range(self.num_envs):
-            coded, rewards[index], terminated[index], truncated[index], info, native = self.advance(
-                index, actions[index]
-            )
-            after[index] = coded
-            if terminated[index] or truncated[index]:
-                info["terminal_observation"] = copy.deepcopy(native)
+            try:
+                after[index], rewards[index], terminated[index], truncated[index], info = self._answer(index)
+            except EnvironmentFault as error:
+                faults[index], valid[index], info = error, False, {"fault": str(error)}
             infos.append(info)
+        self.steps += valid
+        self.budget.steps += self.num_envs - len(faults)
         ended = terminated | truncated
         observations = after.copy()
         self.restart(ended, observations)
-        return Transition(
-            after, to_float32(rewards), terminated, truncated, np.ones_like(ended), observations, ended, infos
-        )
+        for index, fault in faults.items():
+            after[index] = observations[index] = self.replace(index, fault)
+        return Transition(after, to_float32(rewards), terminated, truncated, valid, observations, ended | ~valid, infos)
 
     def where(self, index: int | None = None) -> str:
         """Name the environment, the seed of its episode and the step."""
@@ -150,9 +174,22 @@ class BuiltVector:
         for environment in self.environments:
             environment.close()
 
-    def _fault(self, index: int, call: str, error: Exception) -> EnvironmentFault:
-        what = str(error) if isinstance(error, EnvironmentFault) else f"{type(error).__name__}: {error}"
-        return EnvironmentFault(f"{self.where(index)}: {call} failed: {what}")
+    def _ask_for_episode(self, index: int, episode: int, seed: int) -> None:
+        self.episodes[index], self.seeds[index], self.steps[index] = episode, seed, 0
+        self._next_seeds[index] = episode_seed(self.seed, index, episode + 1)
+        self.environments[index].ask_reset(seed)
+
+    def _answer(self, index: int) -> Outcome:
+        try:
+            return self.environments[index].answer()
+        except EnvironmentFault as fault:
+            raise self._located(index, fault) from fault.__cause__
+
+    def _located(self, index: int, fault: EnvironmentFault) -> EnvironmentFault:
+        """Return ``fault`` with the place where it happened."""
+        located = EnvironmentFault(f"{self.where(index)}: {fault}")
+        located.__cause__ = fault.__cause__
+        return located
 
 
 def indices(mask: Mask) -> list[int]:
@@ -183,10 +220,3 @@ def clipping_note(where: str, reward: float) -> str:
         f"{where}: the reward {reward:g} is clipped to {LARGEST_REWARD:,.0f} in size, as will be others. If rewards "
         "are meant to be that large, scale them with gymnasium.wrappers.TransformReward."
     )
-
-
-def _scalar(reward: Any) -> float:
-    values = np.asarray(reward, dtype=np.float64)
-    if values.size != 1:
-        raise EnvironmentFault(f"the reward has shape {values.shape}, and must be one number.")
-    return float(values.item())

@@ -206,7 +206,8 @@ class _Session:
                 "memory/process_mb": resident_bytes() / 1e6,
                 "memory/experience_mb": getattr(self.agent, "experience_bytes", 0) / 1e6,
             }
-            metrics["env/faults"] = self._faults  # the agent's own log may wait for episodes that are never whole
+            # The agent's own log may wait for episodes that are never whole.
+            metrics["env/faults"], metrics["env/restarts"] = self._faults, int(getattr(self.agent, "restarts", 0))
             step = self.agent.num_timesteps
             self.run.log(metrics, step)
             for name in ("evaluation/return_mean", "evaluation/policy_return_mean"):

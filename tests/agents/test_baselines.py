@@ -283,11 +283,34 @@ def test_episodes_with_non_finite_values_are_cut_and_counted_and_nothing_of_them
         assert {episode["l"] for episode in agent.model.ep_info_buffer} == {10}, "none that was cut"
 
 
-def test_more_than_ten_faults_in_a_row_end_the_training() -> None:
-    env = build_vec_env(Faulty("first observation", always=True))
-    with pytest.raises(EnvironmentFault, match=r"11 episodes in a row had to be cut.*non-finite first observation"):
+@pytest.mark.parametrize("wrong", ["first observation", "observation"])
+def test_more_than_ten_cut_episodes_in_a_row_end_the_training_whatever_was_sound_in_them(wrong: str) -> None:
+    env = build_vec_env(Faulty(wrong, always=True))
+
+    def go_on() -> None:
         env.reset()
+        for _ in range(11):
+            for _ in range(3):
+                env.step(np.zeros((1, 1), np.float32))
+
+    with pytest.raises(EnvironmentFault, match=rf"11 episodes in a row had to be cut.*non-finite {wrong}"):
+        go_on()
     assert env.faults == 11
+
+
+@pytest.mark.parametrize(("call", "step"), [("reset", 0), ("step", 2)])
+def test_an_environment_that_raises_is_named_with_seed_and_step(call: str, step: int) -> None:
+    class Breaks(Toy):
+        def reset(self, **kwargs: Any) -> Any:
+            return 1 // 0 if call == "reset" else super().reset(**kwargs)
+
+        def step(self, action: Any) -> Any:
+            return 1 // 0 if self.steps == step else super().step(action)
+
+    agent = make_agent("random", Breaks, seed=4)
+    message = rf"Breaks, step {step} of the episode with seed 4: {call} failed: ZeroDivisionError: .* in {call}\)"
+    with pytest.raises(EnvironmentFault, match=message):
+        agent.learn(5)
 
 
 @pytest.mark.parametrize("vector", [False, True])

@@ -21,7 +21,13 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from forethought import JEPAAgent, make_agent
-from forethought.core.errors import CheckpointError, SettingsError, UnknownNameError, UnsupportedSpaceError
+from forethought.core.errors import (
+    CheckpointError,
+    EnvironmentFault,
+    SettingsError,
+    UnknownNameError,
+    UnsupportedSpaceError,
+)
 from forethought.core.files import save_archive
 
 from .conftest import Target, same, weights
@@ -142,6 +148,30 @@ def test_it_learns_in_vector_environments_of_both_libraries(small):
         assert agent.num_timesteps >= 60
         assert agent.learner.optimization.updates >= 30
         evaluate_policy(agent, make_vec_env(Target, 2), n_eval_episodes=2)
+
+
+def test_it_learns_the_same_in_environments_in_processes_of_their_own(small):
+    here, there = (JEPAAgent("Pendulum-v1", num_envs=2, async_envs=kind, **small).learn(40) for kind in (False, True))
+    assert same(here, there)
+    with pytest.raises(SettingsError, match="async_envs needs an id or a factory"):
+        JEPAAgent(Target(), async_envs=True, **small)
+
+
+def test_environments_that_had_to_be_built_anew_are_counted_in_the_log(small, tmp_path):
+    class Breaks(Target):
+        def step(self, action):
+            if self.np_random.random() < 0.1:
+                raise RuntimeError("the gearbox broke")
+            return super().step(action)
+
+    agent = JEPAAgent(Breaks, supervision={"restarts": 2}, **small)
+    agent.set_logger(configure(str(tmp_path), ["json"]))
+    with pytest.raises(EnvironmentFault, match=r"gearbox broke.*built anew 2 times"):
+        agent.learn(200, log_interval=1)
+    agent.dump_logs()
+    agent.logger.close()
+    assert agent.restarts == 2
+    assert '"env/restarts": 2' in (tmp_path / "progress.json").read_text()
 
 
 def test_learning_goes_on_where_it_stopped(small):

@@ -73,7 +73,7 @@ def test_a_resumed_run_goes_back_to_the_same_weights_as_the_unbroken_one(small):
         return JEPAAgent(Target, seed=1, **small)
 
     unbroken, resumed = make().learn(80), make()
-    assert resumed.restore(*unbroken.checkpoint())
+    assert resumed.restore(unbroken.checkpoint())
     for agent in (unbroken, resumed):
         blow_up(agent)
         with pytest.warns(UserWarning, match="going back"):

@@ -47,8 +47,8 @@ def test_every_episode_has_its_own_derived_seed(scripted: Any) -> None:
     environments = make_environments(partial(scripted, longest=1), num_envs=2, seed=7)
     environments.reset()
     walk(environments, 3)
-    for index, env in enumerate(environments.vector.environments):  # type: ignore[attr-defined]
-        assert env.seeds == [derive_seed(7, "episode", index, episode) % 2**31 for episode in range(4)]
+    for index, single in enumerate(environments.vector.environments):  # type: ignore[attr-defined]
+        assert single.env.seeds == [derive_seed(7, "episode", index, episode) % 2**31 for episode in range(4)]
     assert episode_seed(7, np.int64(1), np.int32(2)) == episode_seed(7, 1, 2)  # type: ignore[arg-type]
 
 
@@ -168,7 +168,7 @@ def test_whatever_an_environment_tells_its_episodes_are_told_as_stable_baselines
     assert [info["episode"]["l"] for info in infos if "episode" in info] == [1, 2, 3, 4]
 
 
-def test_more_than_ten_faults_in_a_row_end_it_and_a_good_step_starts_the_count_again(scripted: Any) -> None:
+def test_more_than_ten_cut_episodes_in_a_row_end_it_and_a_whole_one_starts_the_count_again(scripted: Any) -> None:
     always = {(episode, 1): "reward" for episode in range(10)} | {(episode, 1): "reward" for episode in range(11, 99)}
     environments = make_environments(partial(scripted, longest=1, faults=always))
     environments.reset()
@@ -176,6 +176,18 @@ def test_more_than_ten_faults_in_a_row_end_it_and_a_good_step_starts_the_count_a
     assert environments.faults == 20
     with pytest.raises(EnvironmentFault, match=r"11 episodes in a row had to be cut.*non-finite reward"):
         environments.step(np.zeros((1, 1)))
+
+
+def test_sound_steps_do_not_make_an_episode_whole_that_is_cut_after_them(scripted: Any) -> None:
+    late = {(episode, 3): "observation" for episode in range(99)}
+    environments = make_environments(partial(scripted, longest=99, first=50, faults=late))
+    environments.reset()
+    walk(environments, 10 * 3)
+    resumed = make_environments(partial(scripted, longest=99, first=50, faults=late))
+    resumed.load_state_dict(environments.state_dict())
+    for one in (environments, resumed):
+        with pytest.raises(EnvironmentFault, match="11 episodes in a row"):
+            walk(one, 3)
 
 
 def test_an_environment_that_never_begins_finite_is_reported_at_once(scripted: Any) -> None:
@@ -189,7 +201,7 @@ def test_an_environment_that_never_begins_finite_is_reported_at_once(scripted: A
     [("raise", "step failed: RuntimeError: the gearbox broke"), ("shape", r"shape \(5,\), and the space says \(3,\)")],
 )
 def test_a_broken_step_names_environment_seed_and_step(scripted: Any, kind: str, message: str) -> None:
-    environments = make_environments(partial(scripted, longest=1, faults={(2, 1): kind}), seed=5)
+    environments = make_environments(scripted(longest=1, faults={(2, 1): kind}), seed=5)
     environments.reset()
     where = rf"ScriptedEnv, environment 0, episode seed {episode_seed(5, 0, 2)}, step 0: .*"
     with pytest.raises(EnvironmentFault, match=where + message) as caught:
@@ -276,7 +288,7 @@ def test_mistakes_in_use_are_explained(scripted: Any) -> None:
     with pytest.raises(SettingsError, match=r"shape \(1, 1\), not \(1, 2\)"):
         environments.step(wrong)
     environments.close()
-    assert environments.vector.environments[0].closed  # type: ignore[attr-defined]
+    assert environments.vector.environments[0].env.closed  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_an_environment_is_explained(scripted: Any) -> None:

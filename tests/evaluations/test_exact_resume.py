@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+import cloudpickle
+import gymnasium as gym
 import pytest
 import torch
 
@@ -39,9 +41,9 @@ CASES = [
 ]
 
 
-def asked(task: str, planner: str, environments: int) -> TrainSettings:
+def asked(task: str, planner: str, environments: int, in_processes: bool = False) -> TrainSettings:
     acting = {"planner": planner, "horizon": 2, "budget": None if planner == "policy" else 20, "proposals": 2}
-    chosen = SMALL | {"acting": acting, "num_envs": environments}
+    chosen = SMALL | {"acting": acting, "num_envs": environments, "async_envs": in_processes}
     return TrainSettings(task, steps=90, evaluations=2, episodes=1, agent_settings=chosen)
 
 
@@ -79,7 +81,40 @@ def assert_same(ours, theirs):
 def test_a_run_stopped_between_any_two_steps_ends_like_the_unbroken_one(
     tmp_path, monkeypatch, task, planner, environments
 ):
-    settings = asked(task, planner, environments)
+    check_that_stopping_changes_nothing(asked(task, planner, environments), tmp_path, monkeypatch)
+
+
+def test_so_does_one_whose_environments_run_and_crash_in_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("forethought.envs.supervision.BACK_OFF_S", 0.0)
+    monkeypatch.setitem(gym.registry, "Crashing-v0", gym.envs.registration.EnvSpec("Crashing-v0", Crashing))
+    monkeypatch.setattr(Crashing, "trainer", os.getpid())
+    settings = asked("Crashing-v0", "policy", 3, in_processes=True)
+    check_that_stopping_changes_nothing(settings, tmp_path, monkeypatch)
+    assert [row["env/restarts"] for row in everything(tmp_path / "run")[2] if "env/restarts" in row][-1] == 3
+
+
+class Crashing(gym.wrappers.TimeLimit):
+    """Pendulum-v1 in episodes of 10 steps, of which some crash, though never in the trainer."""
+
+    trainer = 0
+
+    def __init__(self, render_mode=None):
+        super().__init__(gym.make("Pendulum-v1").unwrapped, 10)
+
+    def reset(self, *, seed=None, options=None):
+        self.crashes = seed % 4 == 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if self.crashes and self._elapsed_steps == 3 and os.getpid() != self.trainer:
+            os._exit(1)
+        return super().step(action)
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+
+
+def check_that_stopping_changes_nothing(settings, tmp_path, monkeypatch):
     train(settings, tmp_path / "unbroken")
     learn, stops = OnlineTraining.learn, [27, 71]  # while the first updates are made up for, and in mid-episode
 

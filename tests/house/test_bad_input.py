@@ -223,9 +223,19 @@ def test_episodes_with_non_finite_values_are_cut_counted_and_reported(
 @pytest.mark.parametrize("agent", ["jepa", "sac"])
 def test_a_training_of_which_every_episode_is_cut_says_so(forethought, task, tmp_path, quick, agent):
     name = task(broken="observation", every=1)
-    outcome = forethought("train", name, "--out", tmp_path / "run", *options_of(agent, quick))
+    starts = ["--learning-starts", "10"] if agent == "jepa" else ["--set", "learning_starts=10"]
+    few = [*options_of(agent, quick), "--steps", "20", *starts]
+    outcome = forethought("train", name, "--out", tmp_path / "run", *few)
     assert outcome.code == 0, outcome
     cut = re.match(r"(\d+) episodes were cut because of non-finite values", outcome.out)
     assert cut, outcome
-    assert int(cut[1]) >= 60 // 3, "of each episode two steps are sound, and the third may count as one"
+    assert int(cut[1]) >= 20 // 3, "of each episode two steps are sound, and the third may count as one"
     assert "return unknown because every held-out episode was cut" in outcome.out
+
+
+@pytest.mark.parametrize("agent", ["jepa", "sac"])
+def test_a_training_of_which_more_than_ten_episodes_in_a_row_are_cut_ends(forethought, task, tmp_path, quick, agent):
+    name = task(broken="observation", every=1)
+    outcome = forethought("train", name, "--out", tmp_path / "run", *options_of(agent, quick))
+    assert (outcome.code, outcome.out) == (2, ""), outcome
+    assert re.match(rf"forethought: {name}.*11 episodes in a row had to be cut", outcome.err.splitlines()[-1])

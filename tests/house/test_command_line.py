@@ -71,6 +71,16 @@ def test_options_reach_the_run_and_its_config(trained):
     assert config["agent_settings"]["planning"]["budget"] == 20
 
 
+def test_environments_run_in_processes_of_their_own_if_asked_to(forethought, tmp_path, quick):
+    options = ["--num-envs", "2", "--async-envs", "--supervision.timeout-s", "30", "--supervision.restarts", "1"]
+    outcome = forethought("train", "Pendulum-v1", "--out", tmp_path / "run", *quick, *options)
+    assert outcome.code == 0, outcome
+    run = Run.open(tmp_path / "run")
+    assert run.config["agent_settings"]["supervision"] == {"restarts": 1, "timeout_s": 30.0}
+    assert run.config["agent_settings"]["async_envs"] is True
+    assert run.read_metrics()[-1]["env/restarts"] == 0
+
+
 def test_a_baseline_takes_its_settings_by_name(forethought, tmp_path):
     folder = tmp_path / "a run"
     arguments = ["--agent", "sac", "--set", "learning_rate=1e-3", "--set", "learning-starts=20", "--out", folder]
