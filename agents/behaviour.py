@@ -6,7 +6,8 @@ so that one set of settings serves tasks of any reward scale.
 
 Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies that follow; multi-step returns on
 self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
-PopArt (arXiv 1602.07714) for an output layer that keeps its values when their scale changes.
+model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination; PopArt (arXiv 1602.07714)
+for an output layer that keeps its values when their scale changes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from ..core.clip import Clip
 from ..core.seeding import torch_generator
 from ..core.settings import Range, Width
-from ..world_model import ComputeSettings, Optimization, OptimizationSettings
+from ..world_model import JEPA, ComputeSettings, LatentState, Optimization, OptimizationSettings
 from .actor import CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
 
@@ -37,6 +38,9 @@ class BehaviourSettings(OptimizationSettings):
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
+    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = None
+    """Steps by which targets are extended in imagination, following the actor, after the first recorded step; none for
+    targets from recorded steps alone, which follow the actions that were explored."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
     smoothing: Annotated[float, Range(ge=0, le=2)] = 0.2
@@ -99,12 +103,13 @@ class Behaviour(nn.Module):
         no_noise = latents.new_zeros(())
         return self.actor.expected_value(latents, frozen, no_noise, 0.0).amin(0) * self.reward_scale
 
-    def update(self, clip: Clip, latents: Tensor, mean_reward_size: float) -> dict[str, Tensor]:
+    def update(self, clip: Clip, latents: Tensor, mean_reward_size: float, model: JEPA) -> dict[str, Tensor]:
         """Take one step of critic and actor.
 
         Args:
             clip: B clips of T steps.
             latents: (B, T + 1, D) encodings of the clip, detached.
+            model: imagines, with its heads; nothing of it is changed.
             mean_reward_size: mean absolute reward of the data, the unit that rewards are measured in from now on.
 
         Returns:
@@ -112,9 +117,10 @@ class Behaviour(nn.Module):
         """
         if mean_reward_size > 0:  # as long as there was no reward, there is no better unit than the last
             self._measure_rewards_by(mean_reward_size)
-        noise = torch.randn(clip.batch, clip.actions.shape[-1], generator=self.optimization.generator).to(latents)
+        shape = clip.batch, 1 + (self.settings.value_expansion or 0), clip.actions.shape[-1]
+        noise = torch.randn(shape, generator=self.optimization.generator).to(latents)
         with self.compute.autocast(latents.device):
-            critic_loss, actor_loss, value = self._losses(clip, latents, noise)
+            critic_loss, actor_loss, value = self._losses(clip, latents, noise, model)
         self.optimization.step(critic_loss + actor_loss)
         self._follow()
         return {
@@ -123,16 +129,20 @@ class Behaviour(nn.Module):
             "value": value.detach() * self.reward_scale,
         }
 
-    def _objective(self, clip: Clip, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _objective(self, clip: Clip, latents: Tensor, noise: Tensor, model: JEPA) -> tuple[Tensor, Tensor, Tensor]:
         """Return the losses of critic and actor and the mean value, in units of the reward scale.
 
         Args:
             clip: B clips of T steps.
             latents: (B, T + 1, D) encodings of the clip, detached.
-            noise: (B, A) standard normal, for the target actions.
+            noise: (B, K + 1, A) standard normal, for the actions of K imagined steps and of the bootstrap.
+            model: imagines.
         """
         first = latents[:, 0]
-        targets = self._targets(clip, latents, noise)
+        if self.settings.value_expansion is None:
+            targets = self._recorded_targets(clip, latents, noise[:, 0])
+        else:
+            targets = self._imagined_targets(clip, latents, noise, model)
         values = self.critic(first, clip.actions[:, 0])
         critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
 
@@ -144,8 +154,8 @@ class Behaviour(nn.Module):
         return critic_loss, actor_loss, values.mean()
 
     @torch.no_grad()
-    def _targets(self, clip: Clip, latents: Tensor, noise: Tensor) -> Tensor:
-        """Return multi-step targets (B,) in units of the reward scale.
+    def _recorded_targets(self, clip: Clip, latents: Tensor, noise: Tensor) -> Tensor:
+        """Return multi-step targets (B,) in units of the reward scale, from the steps of the clip.
 
         Rewards are summed to the end of the clip or of the episode, whichever comes first; where the episode was cut
         by a time limit the value of its last observation is added, where it terminated nothing is.
@@ -157,8 +167,30 @@ class Behaviour(nn.Module):
         rows = torch.arange(clip.batch, device=latents.device)
         alive = 1 - clip.terminated[rows, taken - 1]
         last = latents[rows, taken]
-        bootstrap = self.target_actor.expected_value(last, self.target_critic, noise, self.settings.smoothing)
-        return rewards / self.reward_scale + alive * self.settings.discount**taken * bootstrap.amin(0)
+        return rewards / self.reward_scale + alive * self.settings.discount**taken * self._bootstrap(last, noise)
+
+    @torch.no_grad()
+    def _imagined_targets(self, clip: Clip, latents: Tensor, noise: Tensor, model: JEPA) -> Tensor:
+        """Return targets (B,) in units of the reward scale: the first step of the clip, then imagined ones.
+
+        What is imagined counts as far as the model expects the episode to last.
+        """
+        discount = self.settings.discount
+        targets = clip.rewards[:, 0] / self.reward_scale
+        weight = discount * (1 - clip.terminated[:, 0])
+        now = latents[:, 1]
+        for step_noise in noise[:, :-1].unbind(1):
+            step = model.step(LatentState(now), self.target_actor.explore(now, step_noise, 0.0).unsqueeze(1))
+            assert step.reward is not None
+            assert step.continues is not None
+            targets = targets + weight * step.reward[:, 0] / self.reward_scale
+            weight = weight * discount * step.continues[:, 0]
+            now = step.state.latents[:, 0].float()
+        return targets + weight * self._bootstrap(now, noise[:, -1])
+
+    def _bootstrap(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """Return the smallest member's value (B,) of following the target copies from ``latents`` (B, D)."""
+        return self.target_actor.expected_value(latents, self.target_critic, noise, self.settings.smoothing).amin(0)
 
     @torch.no_grad()
     def _follow(self) -> None:

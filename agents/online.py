@@ -151,7 +151,7 @@ class OnlineTraining:
                     settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
                 ).to(agent.device)
                 losses = agent.learner.update(clip)
-                behaviour = agent.behaviour.update(clip, losses.latents, reward_size)
+                behaviour = agent.behaviour.update(clip, losses.latents, reward_size, agent.model)
             self.recovery.check(clip, losses)
             for name, value in {**losses.metrics(), **behaviour}.items():
                 mean = self.metrics.get(name, value)

@@ -10,6 +10,9 @@ from forethought.agents.behaviour import Behaviour, BehaviourSettings
 from forethought.agents.critic import CriticEnsemble
 from forethought.core.clip import Clip
 from forethought.core.errors import UnsupportedSpaceError
+from forethought.world_model import JEPA, JEPASettings, LatentState, Step
+
+MODEL = JEPA(3, 2, JEPASettings(latent_dims=4, hidden=16))
 
 
 def make_clip(valid: list[float], terminated: list[float], rewards: list[float]) -> Clip:
@@ -49,7 +52,7 @@ def test_targets_tell_termination_from_truncation(valid, terminated, expected):
     behaviour.target_critic = ConstantCritic()
     clip = make_clip([float(v) for v in valid], [float(t) for t in terminated], [1.0, 2.0, 4.0])
     latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)
-    assert behaviour._targets(clip, latents, torch.zeros(1, 2)).item() == pytest.approx(expected)
+    assert behaviour._recorded_targets(clip, latents, torch.zeros(1, 2)).item() == pytest.approx(expected)
 
 
 def test_targets_are_in_units_of_the_reward_scale():
@@ -57,7 +60,52 @@ def test_targets_are_in_units_of_the_reward_scale():
     behaviour.target_critic = ConstantCritic()
     behaviour.reward_scale.fill_(2.0)
     clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
-    assert behaviour._targets(clip, latents, torch.zeros(1, 2)).item() == pytest.approx(8 / 2 + 0.5 * 3)
+    assert behaviour._recorded_targets(clip, latents, torch.zeros(1, 2)).item() == pytest.approx(8 / 2 + 0.5 * 3)
+
+
+class Countdown:
+    """Imagines that the first entry of the latent falls by one, is the reward before it does, and that half survive."""
+
+    def step(self, state: LatentState, actions: torch.Tensor) -> Step:
+        before = state.latents.unsqueeze(1)
+        assert actions.shape == (*before.shape[:2], 2)
+        return Step(LatentState(before - 1), before[..., 0], torch.full(before.shape[:2], 0.5), None)
+
+
+@pytest.mark.parametrize(
+    ("imagined", "terminated", "expected"),
+    [
+        (0, [0, 0, 0], 1 + 0.5 * 10),  # no imagined reward: bootstrap where the recorded step led
+        (1, [0, 0, 0], 1 + 0.5 * 10 + 0.25 * 0.5 * 9),
+        (2, [0, 0, 0], 1 + 0.5 * 10 + 0.25 * 0.5 * 9 + 0.125 * 0.25 * 8),
+        (2, [1, 0, 0], 1.0),  # terminates at once: nothing is imagined
+        (1, [0, 1, 0], 1 + 0.5 * 10 + 0.25 * 0.5 * 9),  # what happened later does not matter
+    ],
+)
+def test_targets_go_on_in_imagination_after_the_first_recorded_step(imagined, terminated, expected):
+    behaviour = make_behaviour(value_expansion=imagined)
+    behaviour.target_critic = ConstantCritic()
+    clip = make_clip([1.0, 1.0, 1.0], [float(t) for t in terminated], [1.0, 200.0, 400.0])
+    latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)
+    noise = torch.zeros(1, imagined + 1, 2)
+    assert behaviour._imagined_targets(clip, latents, noise, Countdown()).item() == pytest.approx(expected)
+
+
+def test_imagined_targets_are_in_units_of_the_reward_scale():
+    behaviour = make_behaviour(value_expansion=1)
+    behaviour.target_critic = ConstantCritic()
+    behaviour.reward_scale.fill_(2.0)
+    clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
+    target = behaviour._imagined_targets(clip, latents, torch.zeros(1, 2, 2), Countdown())
+    assert target.item() == pytest.approx((8 + 0.5 * 3) / 2 + 0.25 * 0.5 * 2)
+
+
+def test_learning_behaviour_in_imagination_leaves_the_model_alone():
+    behaviour = make_behaviour(value_expansion=2)
+    before = {name: value.clone() for name, value in MODEL.state_dict().items()}
+    behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0, MODEL)
+    assert all(torch.equal(value, before[name]) for name, value in MODEL.state_dict().items())
+    assert all(parameter.grad is None for parameter in MODEL.parameters())
 
 
 def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
@@ -66,7 +114,7 @@ def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
     clip, latents = make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4)
     before = behaviour.value(latents)
     for size, scale in ((4.0, 4.0), (0.5, 0.5), (0.0, 0.5)):  # nothing can be measured by no reward at all
-        behaviour.update(clip, latents, size)
+        behaviour.update(clip, latents, size, MODEL)
         assert behaviour.reward_scale.item() == scale
         torch.testing.assert_close(behaviour.value(latents), before)
         copied = behaviour.target_critic(latents, torch.zeros(1, 2, 2))
@@ -77,7 +125,7 @@ def test_target_copies_follow_at_their_rate():
     behaviour = make_behaviour(target_rate=0.25, learning_rate=1e-2)
     torch.nn.init.normal_(behaviour.critic.weights[-1])
     before = [parameter.clone() for parameter in behaviour.target_critic.parameters()]
-    behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0)
+    behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0, MODEL)
     now = zip(before, behaviour.critic.parameters(), behaviour.target_critic.parameters(), strict=True)
     for old, learned, copied in now:
         torch.testing.assert_close(copied, 0.75 * old + 0.25 * learned)
@@ -119,7 +167,7 @@ def test_learning_solves_a_bandit_with_continuous_actions():
         actions = torch.rand(64, 1, 2, generator=generator) * 2 - 1
         reward = -(actions[:, 0] - torch.tensor([0.5, -0.3])).square().sum(1, keepdim=True)
         clip = Clip(torch.zeros(64, 2, 3), actions, reward, torch.ones(64, 1), torch.ones(64, 1))
-        behaviour.update(clip, latents, 0.5)
+        behaviour.update(clip, latents, 0.5, MODEL)
     chosen = behaviour.actor(torch.randn(50, 4, generator=generator)).mean(0)
     torch.testing.assert_close(chosen, torch.tensor([0.5, -0.3]), atol=0.15, rtol=0)
 
@@ -137,7 +185,7 @@ def test_learning_solves_a_bandit_with_several_discrete_actions():
         actions = torch.cat(hot, 1).float()
         reward = (actions * best).sum(1, keepdim=True)
         clip = Clip(torch.zeros(64, 2, 3), actions.unsqueeze(1), reward, torch.ones(64, 1), torch.ones(64, 1))
-        behaviour.update(clip, latents, 1.0)
+        behaviour.update(clip, latents, 1.0, MODEL)
     assert torch.equal(behaviour.actor(torch.randn(20, 4, generator=generator)), best.expand(20, 5))
 
 

@@ -73,8 +73,9 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
         {"acting": {"planner": "auto", "horizon": 3, "budget": 24, "execute": 2}},
         {"num_envs": 2, "model": {"latent_dims": 8, "hidden": 16, "block": 2, "target": "copy"}},
         {"compute": {"precision": "bf16"}, "model": {"latent_dims": 8, "hidden": 16, "regularize": "projector"}},
+        {"behaviour": {"hidden": 16, "value_expansion": 2}},
     ],
-    ids=["one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"],
+    ids=["one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector", "imagined"],
 )
 def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small):
     settings = {**small, **changes}
