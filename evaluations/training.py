@@ -120,9 +120,9 @@ class _Session:
         if checkpoint is not None:
             spent = checkpoint.documents["run"]
             same = _check_changes(run, TrainSettings.from_dict(spent["settings"]), settings)
-            exact = agent.restore(checkpoint) and same
-            run.note(resume="exact" if exact else "inexact")
-            if not exact:
+            came_back = agent.restore(checkpoint)
+            run.note(resume="exact" if same and came_back else "inexact")
+            if not came_back:
                 warnings.warn(
                     f"{settings.task} did not come back to where it had been, so fresh episodes were begun and this "
                     f"run is not the one that it would have been; forethought doctor {settings.task} tells why.",

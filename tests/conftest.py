@@ -1,13 +1,16 @@
-"""What holds for all tests: one thread each, because several run at once."""
+"""What holds for all tests: one thread each, because several run at once, and Ctrl-C means what it means."""
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; subprocesses inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as it is in what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -81,7 +81,7 @@ def test_a_resumed_run_goes_back_to_the_same_weights_as_the_unbroken_one(small):
     assert finite(unbroken)
     assert same(unbroken, resumed)
     again = make()
-    assert again.restore(*unbroken.checkpoint())
+    assert again.restore(unbroken.checkpoint())
     assert learning_rate(again) == learning_rate(unbroken) < OptimizationSettings().learning_rate
     assert again._require_training().recovery.rollbacks == 1
 

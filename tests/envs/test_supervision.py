@@ -135,7 +135,8 @@ def test_open_episodes_are_taken_up_bit_for_bit_also_after_a_restart(make: Any) 
     resumed = make(broken)
     assert resumed.load_state_dict(json.loads(json.dumps(unbroken.state_dict())))
     assert resumed.restarts == 1
-    again = EpisodeStore.from_arrays(store.arrays())
+    again = EpisodeStore(resumed.observation_codec.size, resumed.action_codec.dims, resumed.num_envs)
+    again.restore([store.segment()], store.standing())
     go_on(unbroken, store, np.random.default_rng(1), 20)
     go_on(resumed, again, np.random.default_rng(1), 20)
     assert_same(again, store)
@@ -373,10 +374,13 @@ while True:
 def test_no_worker_outlives_the_trainer(number: signal.Signals, kind: str) -> None:
     command = [sys.executable, "-c", TRAINER, str(Path(__file__).parent), kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as trainer:
-        pids = [int(pid) for pid in trainer.stdout.readline().split()]  # type: ignore[union-attr]
-        time.sleep(0.2)
-        os.killpg(trainer.pid, number)  # as Ctrl-C does
-        _, errors = trainer.communicate(timeout=20)
+        try:
+            pids = [int(pid) for pid in trainer.stdout.readline().split()]  # type: ignore[union-attr]
+            time.sleep(0.2)
+            os.killpg(trainer.pid, number)  # as Ctrl-C does
+            _, errors = trainer.communicate(timeout=20)
+        finally:
+            trainer.kill()
     assert len(pids) == 3
     assert gone(pids, 5.0)
     assert errors.decode().count("Traceback") == (number == signal.SIGINT), "the trainer's own and nobody else's"
