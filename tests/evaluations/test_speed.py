@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 
 import pytest
 
 from forethought.core.errors import SettingsError, UnknownNameError
+from forethought.evaluations.environment_speed import EnvironmentSpeedSettings, environment_table, measure_environments
 from forethought.evaluations.speed import SpeedSettings, measure_speed
 
 
@@ -88,3 +90,13 @@ def test_agents_that_do_not_exist_or_are_named_twice_are_refused():
         SpeedSettings("Pendulum-v1", ("sac", "sac"))
     with pytest.raises(UnknownNameError, match="'jepa'"):
         measure_speed(SpeedSettings("Pendulum-v1", ("jeppa",)))
+
+
+def test_environments_are_measured_beside_gymnasiums():
+    settings = EnvironmentSpeedSettings("CartPole-v1", num_envs=2, rounds=2, steps=3)
+    rows = measure_environments(settings)
+    assert len(rows) == 4
+    assert rows[0].ratio.value == 1
+    assert all(row.wall_us.value > 0 and row.cpu_us.value > 0 for row in rows)
+    assert "supervised, checked and coded" in environment_table(settings, rows).to_markdown()
+    assert not multiprocessing.active_children()

@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": "Evaluate a trained agent, by one planner or by several in one table.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
-    "speed": "Measure what a step of training costs, of several agents side by side.",
+    "speed": "Measure what a step costs: of agents in training, or of environments in processes.",
     "list": "List planners, agents, tasks and benchmarks, each explained in a line.",
     "doctor": "Tell what works here, what is missing, and whether an environment is sound.",
     "demo": "Train two agents on a MuJoCo task and show what they learned.",

@@ -1,4 +1,4 @@
-"""``forethought speed``: what a step of training costs, of several agents side by side."""
+"""``forethought speed``: what a step costs, of several agents in training or of environments in processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..core.settings import field_names
+from ..evaluations.environment_speed import EnvironmentSpeedSettings, environment_table, measure_environments
 from ..evaluations.speed import SpeedSettings, measure_speed
 from .console import console, is_live, print_table
 from .options import parse
@@ -19,10 +20,15 @@ from .options import parse
 
 @dataclass(frozen=True)
 class SpeedOptions(SpeedSettings):
-    """Measure CPU and wall time per environment step of training, of agents that learn in turns on this machine."""
+    """Measure CPU and wall time per environment step of training, of agents that learn in turns on this machine.
+
+    Or of environments in processes of their own, beside Gymnasium's asynchronous vector.
+    """
 
     task: Positional[str] = "HalfCheetah-v5"
     """Task by name."""
+    environments: int | None = None
+    """Measure not agents, but this many environments that are stepped together."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
     """File to which the figures are written, with versions and settings."""
 
@@ -30,6 +36,10 @@ class SpeedOptions(SpeedSettings):
 def run(arguments: Sequence[str]) -> int:
     """Measure and print."""
     options = parse(SpeedOptions, "speed", arguments)
+    if options.environments is not None:
+        environments = EnvironmentSpeedSettings(options.task, options.environments)
+        print_table(environment_table(environments, measure_environments(environments)))
+        return 0
     settings = SpeedSettings(**{name: getattr(options, name) for name in field_names(SpeedSettings)})
     target = console(stderr=True)
     with target.status("Getting ready ...") if is_live(target) else nullcontext() as status:
