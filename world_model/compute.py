@@ -35,11 +35,14 @@ class _Compiled:
     """A compiled function, or, where it cannot be compiled, the function itself, after one warning."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._eager, self._function = function, torch.compile(function, dynamic=False)
+        self._eager = function
+        self._function: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
-        from torch._dynamo.exc import TorchDynamoException  # importing it takes long
+        from torch._dynamo.exc import TorchDynamoException  # importing it takes seconds, as does the first compilation
 
+        if self._function is None:
+            self._function = torch.compile(self._eager, dynamic=False)
         try:
             return self._function(*arguments)
         except TorchDynamoException as error:
