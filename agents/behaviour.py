@@ -1,18 +1,22 @@
 """Behaviour: actor and critic learned on the latents of a world model, without shaping it.
 
 The critic regresses multi-step returns that bootstrap from copies following slowly; the actor climbs the critic.
-Latents come in detached, so no gradient of either reaches the world model. Rewards are divided by their mean size,
-so that one set of settings serves tasks of any reward scale.
+The returns follow the actor in imagination, because recorded steps follow the noise that was explored with, and are
+corrected by what the model gets wrong about the recorded ones. Latents come in detached, so no gradient of either
+reaches the world model. Rewards are divided by their mean size, so that one set of settings serves tasks of any reward
+scale.
 
 Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies that follow; multi-step returns on
 self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
-model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination; PopArt (arXiv 1602.07714)
-for an output layer that keeps its values when their scale changes.
+model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, and the doubly robust
+estimator (arXiv 1511.03722) for their correction; PopArt (arXiv 1602.07714) for an output layer that keeps its values
+when their scale changes.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -32,15 +36,18 @@ from .critic import CriticEnsemble
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
+    learning_rate: Annotated[float, Range(gt=0, le=1)] = 1e-3
+    """AdamW's step size."""
     hidden: Width = 256
     """Width of the hidden layers of actor and critic."""
     critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
-    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = None
-    """Steps by which targets are extended in imagination, following the actor, after the first recorded step; none for
-    targets from recorded steps alone, which follow the actions that were explored."""
+    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
+    """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
+    the model gets wrong about the recorded steps is made up for. None for targets from recorded steps alone, which
+    follow the actions that were explored."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
     smoothing: Annotated[float, Range(ge=0, le=2)] = 0.2
@@ -155,7 +162,7 @@ class Behaviour(nn.Module):
 
     @torch.no_grad()
     def _recorded_targets(self, clip: Clip, latents: Tensor, noise: Tensor) -> Tensor:
-        """Return multi-step targets (B,) in units of the reward scale, from the steps of the clip.
+        """Return multi-step targets (B,) in units of the reward scale, from the steps of the clip (if any is valid).
 
         Rewards are summed to the end of the clip or of the episode, whichever comes first; where the episode was cut
         by a time limit the value of its last observation is added, where it terminated nothing is.
@@ -163,7 +170,7 @@ class Behaviour(nn.Module):
         steps = torch.arange(clip.length, device=latents.device)
         discounts = self.settings.discount**steps
         rewards = (clip.rewards * clip.valid * discounts).sum(1)
-        taken = clip.valid.sum(1).long()  # (B,), at least 1
+        taken = clip.valid.sum(1).long()  # (B,)
         rows = torch.arange(clip.batch, device=latents.device)
         alive = 1 - clip.terminated[rows, taken - 1]
         last = latents[rows, taken]
@@ -173,20 +180,41 @@ class Behaviour(nn.Module):
     def _imagined_targets(self, clip: Clip, latents: Tensor, noise: Tensor, model: JEPA) -> Tensor:
         """Return targets (B,) in units of the reward scale: the first step of the clip, then imagined ones.
 
-        What is imagined counts as far as the model expects the episode to last.
+        They are corrected by what the model gets wrong about the recorded steps: by how much the recorded return
+        exceeds what it imagines for the recorded actions. Errors that both imaginations share cancel; where the actor
+        would have acted as recorded, the recorded return is what remains.
         """
-        discount = self.settings.discount
-        targets = clip.rewards[:, 0] / self.reward_scale
-        weight = discount * (1 - clip.terminated[:, 0])
-        now = latents[:, 1]
-        for step_noise in noise[:, :-1].unbind(1):
-            step = model.step(LatentState(now), self.target_actor.explore(now, step_noise, 0.0).unsqueeze(1))
+        start, steps, end_noise = latents[:, 1], noise.shape[1] - 1, noise[:, -1]
+
+        def follow(now: Tensor, step: int) -> Tensor:
+            return self.target_actor.explore(now, noise[:, step], 0.0)
+
+        later = self._imagined_return(start, follow, steps, end_noise, model)
+        if known := min(steps, clip.length - 1):
+            rest = clip.steps(1, 1 + known)
+            recorded = self._recorded_targets(rest, latents[:, 1:], end_noise)
+            repeated = self._imagined_return(start, lambda now, step: rest.actions[:, step], known, end_noise, model)
+            whole = torch.maximum(rest.valid.prod(1), rest.terminated.amax(1))  # not where a time limit cut it
+            later = later + whole * (recorded - repeated)
+        goes_on = 1 - clip.terminated[:, 0]
+        return clip.rewards[:, 0] / self.reward_scale + self.settings.discount * goes_on * later
+
+    def _imagined_return(
+        self, latents: Tensor, act: Callable[[Tensor, int], Tensor], steps: int, noise: Tensor, model: JEPA
+    ) -> Tensor:
+        """Return what ``steps`` imagined steps from ``latents`` (B, D) bring, and what follows them (B,).
+
+        It is in units of the reward scale, and counts as far as the model expects the episode to last.
+        """
+        total, weight = latents.new_zeros(len(latents)), latents.new_ones(len(latents))
+        for index in range(steps):
+            step = model.step(LatentState(latents), act(latents, index).unsqueeze(1))
             assert step.reward is not None
             assert step.continues is not None
-            targets = targets + weight * step.reward[:, 0] / self.reward_scale
-            weight = weight * discount * step.continues[:, 0]
-            now = step.state.latents[:, 0].float()
-        return targets + weight * self._bootstrap(now, noise[:, -1])
+            total = total + weight * step.reward[:, 0] / self.reward_scale
+            weight = weight * self.settings.discount * step.continues[:, 0]
+            latents = step.state.latents[:, 0].float()
+        return total + weight * self._bootstrap(latents, noise)
 
     def _bootstrap(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Return the smallest member's value (B,) of following the target copies from ``latents`` (B, D)."""

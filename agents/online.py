@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ _COUNTERS = (
     "episodes_logged",
 )
 METRIC_UPDATES = 100
+SHORTEST_CUT = 100
+"""Steps that every episode may take, however few were taken in all."""
 CATCH_UP = 10
 """How many times its own updates a step may make while those of the first, random steps are made up for. All at once
 they would keep the callbacks, and whoever wants to stop, waiting for minutes."""
@@ -96,7 +99,7 @@ class OnlineTraining:
         callback.on_rollout_start()
         while agent.num_timesteps < until:
             actions = self._act()
-            transition = self.environments.step(actions)
+            transition = self.environments.step(actions, self._longest_episode())
             self.store.append(actions, transition)
             taken = int(transition.valid.sum())
             self.reward_size_sum += float(np.abs(transition.rewards[transition.valid]).sum())
@@ -123,6 +126,11 @@ class OnlineTraining:
             if not go_on:
                 break
         callback.on_rollout_end()
+
+    def _longest_episode(self) -> int | None:
+        """Return after how many steps an episode is cut now, if at all."""
+        share = self.agent.settings.episode_share
+        return None if share is None else max(SHORTEST_CUT, math.ceil(share * self.steps))
 
     def _act(self) -> np.ndarray:
         if self.steps < self._warm_up and not self.agent.learner.optimization.updates:

@@ -63,8 +63,13 @@ class Environments:
         self.observations, self.started = observations, np.ones(self.num_envs, bool)
         return observations.copy()
 
-    def step(self, actions: Array) -> Transition:
+    def step(self, actions: Array, longest: int | None = None) -> Transition:
         """Step every environment with internal actions (B, A), and start a fresh episode where one ended.
+
+        Args:
+            actions: (B, A).
+            longest: steps after which an episode is truncated, in environments that were built here; those that came
+                as a vector keep their own time.
 
         Raises:
             SettingsError: if the actions have another shape, or nothing was reset yet.
@@ -79,7 +84,10 @@ class Environments:
             raise SettingsError(f"{self.name} must be reset before its first step.")
         usable = finite_rows(actions)
         native = self.action_codec.decode(actions if usable.all() else np.where(usable[:, None], actions, 0.0))
-        transition = self.vector.step(native)
+        if longest is not None and isinstance(self.vector, BuiltVector):
+            transition = self.vector.step(native, self._lengths + 1 >= longest)
+        else:
+            transition = self.vector.step(native)
         transition.truncated[transition.terminated] = False
         self._cut_faulty(transition, usable)
         self._clip_rewards(transition)

@@ -17,7 +17,7 @@ from ..core.errors import EnvironmentFault, ForethoughtError, SettingsError
 from .channel import BUILD, CLOSE, FAULT, RESET, STEP, Channel, pack, unpack, unpack_outcome
 from .nursery import REPLY, REQUEST
 from .single import Outcome
-from .worker import SEED
+from .worker import SEED, STEP_HEAD
 
 NURSERY = "forethought.envs.nursery"
 BUILD_TIMEOUT_S = 120.0
@@ -118,9 +118,9 @@ class WorkerEnvironment:
         else:
             self._command(RESET, SEED.pack(seed))
 
-    def ask_step(self, action: Any, next_seed: int) -> None:
+    def ask_step(self, action: Any, next_seed: int, last: bool = False) -> None:
         """Tell the worker to step; where the episode ends, it goes on at once with the reset."""
-        self._command(STEP, SEED.pack(next_seed) + action.tobytes())
+        self._command(STEP, STEP_HEAD.pack(next_seed, last) + action.tobytes())
         self._next_seed = next_seed
 
     def answer(self) -> Outcome:

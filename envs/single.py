@@ -44,8 +44,14 @@ class Single(Protocol):
         """Begin a reset."""
         ...
 
-    def ask_step(self, action: Any, next_seed: int) -> None:
-        """Begin a step with a native action; if it ends the episode, the next one will be reset with ``next_seed``."""
+    def ask_step(self, action: Any, next_seed: int, last: bool = False) -> None:
+        """Begin a step with a native action.
+
+        Args:
+            action: native.
+            next_seed: with which the next episode will be reset, if this step ends the present one.
+            last: whether the episode is truncated after this step, if it has not ended by itself.
+        """
         ...
 
     def answer(self) -> Outcome:
@@ -92,9 +98,9 @@ class LocalEnvironment:
         """Remember the seed."""
         self._asked = "reset", self._reset, seed
 
-    def ask_step(self, action: Any, next_seed: int) -> None:
+    def ask_step(self, action: Any, next_seed: int, last: bool = False) -> None:
         """Remember the action."""
-        self._asked = "step", self._step, action
+        self._asked = "step", self._step, (action, last)
 
     def answer(self) -> Outcome:
         """Do what was asked."""
@@ -118,8 +124,10 @@ class LocalEnvironment:
         observation, _ = self.env.reset(seed=int(seed))
         return Outcome(self._codec.single(observation), 0.0, False, False, {})
 
-    def _step(self, action: Any) -> Outcome:
+    def _step(self, asked: tuple[Any, bool]) -> Outcome:
+        action, last = asked
         observation, reward, terminated, truncated, info = self.env.step(action)
+        truncated = truncated or (last and not terminated)
         coded, number = self._codec.single(observation), _scalar(reward)
         # The info belongs to the environment, which may change it later.
         info = dict(info) if isinstance(info, dict) else {}

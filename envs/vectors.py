@@ -139,10 +139,16 @@ class BuiltVector:
             except EnvironmentFault as again:
                 fault = again
 
-    def step(self, actions: Array) -> Transition:
-        """Step every environment, reset those whose episode ended, and build anew those that failed."""
-        for environment, action, next_seed in zip(self.environments, actions, self._next_seeds, strict=True):
-            environment.ask_step(action, next_seed)
+    def step(self, actions: Array, last: Mask | None = None) -> Transition:
+        """Step every environment, reset those whose episode ended, and build anew those that failed.
+
+        Args:
+            actions: native (B, *shape).
+            last: (B,), where the episode is truncated after this step, if it has not ended by itself.
+        """
+        cut = np.zeros(self.num_envs, bool) if last is None else last
+        for index, (environment, action) in enumerate(zip(self.environments, actions, strict=True)):
+            environment.ask_step(action, self._next_seeds[index], bool(cut[index]))
         after = np.zeros((self.num_envs, self.codec.size), np.float32)
         rewards, valid = np.zeros(self.num_envs, np.float64), np.ones(self.num_envs, bool)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)

@@ -15,7 +15,10 @@ from .channel import BUILT, CLOSE, FAULT, OUTCOME, RESET, Channel, pack, pack_ou
 from .single import LocalEnvironment, Outcome
 
 SEED = struct.Struct("<q")
-"""Of a reset; in front of a step's action, of the reset that follows if the episode ends."""
+"""Of a reset."""
+STEP_HEAD = struct.Struct("<q?7x")
+"""In front of a step's action: the seed of the reset that follows if the episode ends, and whether it is cut then. Its
+size keeps the action aligned."""
 
 
 def work(reading: int, writing: int, lifeline: int) -> None:
@@ -69,12 +72,13 @@ def _serve(channel: Channel, environment: LocalEnvironment) -> None:
     dtype, shape = environment.action_space.dtype, environment.action_space.shape or ()
     while (message := channel.receive())[0] != CLOSE:
         kind, payload = message
-        [seed] = SEED.unpack_from(payload)
         if kind == RESET:
-            environment.ask_reset(seed)
+            environment.ask_reset(*SEED.unpack(payload))
             _answer(channel, environment)
             continue
-        environment.ask_step(np.frombuffer(bytearray(payload), dtype, offset=SEED.size).reshape(shape)[()], seed)
+        seed, last = STEP_HEAD.unpack_from(payload)
+        action = np.frombuffer(bytearray(payload), dtype, offset=STEP_HEAD.size).reshape(shape)[()]
+        environment.ask_step(action, seed, last)
         outcome = _answer(channel, environment)
         if outcome is not None and (outcome.terminated or outcome.truncated):
             environment.ask_reset(seed)  # without being told to: it is known what comes next

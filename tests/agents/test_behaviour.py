@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -64,40 +66,88 @@ def test_targets_are_in_units_of_the_reward_scale():
 
 
 class Countdown:
-    """Imagines that the first entry of the latent falls by one, is the reward before it does, and that half survive."""
+    """Imagines that the first entry of the latent falls by one, is the reward before it does, and that half survive.
+
+    The first entry of an action is added to the reward, and so is an error.
+    """
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.error = error
 
     def step(self, state: LatentState, actions: torch.Tensor) -> Step:
         before = state.latents.unsqueeze(1)
         assert actions.shape == (*before.shape[:2], 2)
-        return Step(LatentState(before - 1), before[..., 0], torch.full(before.shape[:2], 0.5), None)
+        reward = before[..., 0] + actions[..., 0] + self.error
+        return Step(LatentState(before - 1), reward, torch.full(before.shape[:2], 0.5), None)
+
+
+def imagined_target(
+    clip: Clip, imagined: int, error: float = 0.0, action: float = 0.0, reward_scale: float = 1.0
+) -> float:
+    """Return the target of latents 5, 10, 20 and 30 for an actor that takes one action everywhere."""
+    behaviour = make_behaviour(value_expansion=imagined)
+    behaviour.target_critic = ConstantCritic()
+    behaviour.reward_scale.fill_(reward_scale)
+    behaviour.target_actor.layers[-1].weight.data.zero_()
+    behaviour.target_actor.layers[-1].bias.data.fill_(math.atanh(action))
+    latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)[:, : clip.length + 1]
+    return behaviour._imagined_targets(clip, latents, torch.zeros(1, imagined + 1, 2), Countdown(error)).item()
 
 
 @pytest.mark.parametrize(
     ("imagined", "terminated", "expected"),
     [
-        (0, [0, 0, 0], 1 + 0.5 * 10),  # no imagined reward: bootstrap where the recorded step led
-        (1, [0, 0, 0], 1 + 0.5 * 10 + 0.25 * 0.5 * 9),
-        (2, [0, 0, 0], 1 + 0.5 * 10 + 0.25 * 0.5 * 9 + 0.125 * 0.25 * 8),
-        (2, [1, 0, 0], 1.0),  # terminates at once: nothing is imagined
-        (1, [0, 1, 0], 1 + 0.5 * 10 + 0.25 * 0.5 * 9),  # what happened later does not matter
+        (0, 0.0, 1 + 0.5 * 10),  # no imagined reward: bootstrap where the recorded step led
+        (1, 0.0, 1 + 0.5 * 10 + 0.25 * 0.5 * 9),
+        (2, 0.0, 1 + 0.5 * 10 + 0.25 * 0.5 * 9 + 0.125 * 0.25 * 8),
+        (2, 1.0, 1.0),  # terminates at once: nothing is imagined
     ],
 )
 def test_targets_go_on_in_imagination_after_the_first_recorded_step(imagined, terminated, expected):
-    behaviour = make_behaviour(value_expansion=imagined)
-    behaviour.target_critic = ConstantCritic()
-    clip = make_clip([1.0, 1.0, 1.0], [float(t) for t in terminated], [1.0, 200.0, 400.0])
-    latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)
-    noise = torch.zeros(1, imagined + 1, 2)
-    assert behaviour._imagined_targets(clip, latents, noise, Countdown()).item() == pytest.approx(expected)
+    assert imagined_target(make_clip([1.0], [terminated], [1.0]), imagined) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("error", [0.0, 7.0])
+@pytest.mark.parametrize(
+    ("valid", "terminated", "later"),
+    [
+        ([1, 1, 1], [0, 0, 0], 2 + 0.5 * 4 + 0.25 * 30),
+        ([1, 1, 1], [0, 0, 1], 2 + 0.5 * 4),
+        ([1, 1, 0], [0, 1, 0], 2),
+    ],
+)
+def test_recorded_returns_remain_where_the_actor_acts_as_recorded_however_wrong_the_model(
+    valid, terminated, later, error
+):
+    clip = make_clip([float(v) for v in valid], [float(t) for t in terminated], [1.0, 2.0, 4.0])
+    assert imagined_target(clip, 2, error) == pytest.approx(1 + 0.5 * later)
+
+
+@pytest.mark.parametrize("error", [0.0, 7.0])
+def test_of_the_model_only_what_other_actions_change_counts_beside_recorded_steps(error):
+    clip = make_clip([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 4.0])
+    recorded = 1 + 0.5 * (2 + 0.5 * 4 + 0.25 * 30)
+    other = 0.5 * (0.8 + 0.5 * 0.5 * 0.8)  # two steps, the second reached with probability one half
+    assert imagined_target(clip, 2, error, action=0.8) == pytest.approx(recorded + other)
+
+
+def test_recorded_steps_correct_as_many_imagined_ones_as_there_are():
+    clip = make_clip([1.0, 1.0], [0.0, 0.0], [1.0, 2.0])
+    imagined, repeated = 10 + 0.25 * 9 + 0.0625 * 8, 10 + 0.25 * 9
+    assert imagined_target(clip, 2) == pytest.approx(1 + 0.5 * (imagined + (2 + 0.5 * 20) - repeated))
+
+
+def test_recorded_steps_that_a_time_limit_cut_correct_nothing():
+    clip = make_clip([1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 200.0, 400.0])
+    assert imagined_target(clip, 1) == pytest.approx(1 + 0.5 * 200 + 0.25 * 20)  # whole as far as one step goes
+    assert imagined_target(clip, 2) == pytest.approx(1 + 0.5 * (10 + 0.25 * 9 + 0.0625 * 8))
 
 
 def test_imagined_targets_are_in_units_of_the_reward_scale():
-    behaviour = make_behaviour(value_expansion=1)
-    behaviour.target_critic = ConstantCritic()
-    behaviour.reward_scale.fill_(2.0)
-    clip, latents = make_clip([1.0], [0.0], [8.0]), torch.full((1, 2, 4), 3.0)
-    target = behaviour._imagined_targets(clip, latents, torch.zeros(1, 2, 2), Countdown())
-    assert target.item() == pytest.approx((8 + 0.5 * 3) / 2 + 0.25 * 0.5 * 2)
+    alone = imagined_target(make_clip([1.0], [0.0], [8.0]), 1, reward_scale=2.0)
+    assert alone == pytest.approx((8 + 0.5 * 10) / 2 + 0.25 * 0.5 * 9)
+    corrected = imagined_target(make_clip([1.0] * 2, [0.0] * 2, [8.0, 6.0]), 1, action=0.8, reward_scale=2.0)
+    assert corrected == pytest.approx((8 + 0.5 * (6 + 0.8)) / 2 + 0.25 * 20)
 
 
 def test_learning_behaviour_in_imagination_leaves_the_model_alone():
@@ -175,6 +225,7 @@ def test_learning_solves_a_bandit_with_continuous_actions():
 def test_learning_solves_a_bandit_with_several_discrete_actions():
     torch.manual_seed(0)
     groups = (3, 2)
+    model = JEPA(3, 5, JEPASettings(latent_dims=4, hidden=16))
     behaviour = Behaviour(4, 5, groups, BehaviourSettings(hidden=16, learning_rate=3e-3, discount=0.0))
     generator = torch.Generator().manual_seed(0)
     best = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
@@ -185,7 +236,7 @@ def test_learning_solves_a_bandit_with_several_discrete_actions():
         actions = torch.cat(hot, 1).float()
         reward = (actions * best).sum(1, keepdim=True)
         clip = Clip(torch.zeros(64, 2, 3), actions.unsqueeze(1), reward, torch.ones(64, 1), torch.ones(64, 1))
-        behaviour.update(clip, latents, 1.0, MODEL)
+        behaviour.update(clip, latents, 1.0, model)
     assert torch.equal(behaviour.actor(torch.randn(20, 4, generator=generator)), best.expand(20, 5))
 
 

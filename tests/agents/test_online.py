@@ -34,6 +34,24 @@ def test_rare_updates_are_made_all_the_same(small):
     assert agent.learner.optimization.updates == 3
 
 
+def test_no_episode_takes_more_than_its_share_of_the_experience(small):
+    def lengths(**settings):
+        taken = []
+
+        def note(local, _):
+            taken.extend(info["episode"]["l"] for info in local["infos"] if "episode" in info)
+            return True
+
+        agent = JEPAAgent(lambda: Target(length=160), **small | {"updates_per_step": 0.01, **settings})
+        agent.learn(700, note)
+        assert not agent._require_training().store.arrays()["terminated"].any()
+        return taken
+
+    # A cut comes with the step from which on the episode would take more than a quarter of all.
+    assert lengths(episode_share=0.25) == [100, 100, 100, 100, 133, 160]
+    assert lengths(episode_share=None) == [160] * 4
+
+
 def test_truncation_is_never_taken_for_termination(small):
     for terminal in (False, True):
         agent = JEPAAgent(lambda terminal=terminal: Target(terminal=terminal), **small).learn(40)

@@ -139,7 +139,8 @@ def test_episodes_shorter_than_clips_and_plans_are_learned_from(terminal, small)
 
 
 def test_an_environment_that_never_ends_costs_the_same_at_every_step(small):
-    agent = JEPAAgent(lambda: Target(length=10**9), **small | {"updates_per_step": 0.1, "learning_starts": 100})
+    uncut = {"updates_per_step": 0.1, "learning_starts": 100, "episode_share": None}
+    agent = JEPAAgent(lambda: Target(length=10**9), **small | uncut)
     stored = []
     for _ in range(3):
         agent.learn(150, reset_num_timesteps=False, log_interval=1)

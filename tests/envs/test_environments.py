@@ -43,6 +43,45 @@ def test_a_step_tells_where_it_led_and_what_to_act_on_next(scripted: Any) -> Non
     assert second.next_observations.dtype == second.rewards.dtype == np.float32
 
 
+@pytest.mark.parametrize("async_envs", [False, True])
+def test_episodes_that_grow_too_long_are_truncated_and_fresh_ones_begin(async_envs: bool) -> None:
+    environments = make_environments("Pendulum-v1", num_envs=2, seed=3, async_envs=async_envs)
+    environments.reset()
+    zeros = np.zeros((2, 1))
+    *inside, last = (environments.step(zeros, longest=5) for _ in range(5))
+    assert not any((step.truncated | step.started).any() for step in inside)
+    assert last.truncated.all()
+    assert last.started.all()
+    assert last.valid.all()
+    for index, info in enumerate(last.infos):
+        assert info["episode"]["l"] == 5
+        assert info["TimeLimit.truncated"]
+        np.testing.assert_allclose(info["terminal_observation"], last.next_observations[index], rtol=1e-6)
+    fresh = make_environments("Pendulum-v1", num_envs=2, seed=3)
+    fresh.reset()
+    fresh.vector.restart(np.ones(2, bool), beginnings := np.zeros((2, 3), np.float32))
+    np.testing.assert_array_equal(last.observations, beginnings)
+    # An episode that is too long already is cut at its next step.
+    walk(environments, 3)
+    assert environments.step(zeros, longest=2).truncated.all()
+    environments.close()
+
+
+def test_a_cut_takes_nothing_from_a_terminal_state(scripted: Any) -> None:
+    environments = make_environments(partial(scripted, longest=1))  # its first episode terminates, its second is cut
+    environments.reset()
+    one, two = (environments.step(np.zeros((1, 1)), longest=1) for _ in range(2))
+    assert (one.terminated[0], one.truncated[0]) == (True, False)
+    assert (two.terminated[0], two.truncated[0]) == (False, True)
+
+
+def test_vectors_keep_their_own_time() -> None:
+    environments = make_environments(gym.make_vec("Pendulum-v1", 2, vectorization_mode="sync"))
+    environments.reset()
+    steps = [environments.step(np.zeros((2, 1)), longest=5) for _ in range(8)]
+    assert not any((step.truncated | step.started).any() for step in steps)
+
+
 def test_every_episode_has_its_own_derived_seed(scripted: Any) -> None:
     environments = make_environments(partial(scripted, longest=1), num_envs=2, seed=7)
     environments.reset()

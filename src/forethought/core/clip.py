@@ -50,6 +50,11 @@ class Clip:
         """Number of model steps T."""
         return self.actions.shape[1]
 
+    def steps(self, first: int, last: int) -> Clip:
+        """Return the part from step ``first`` up to step ``last``, itself excluded."""
+        inner = {name: getattr(self, name)[:, first:last] for name in ("actions", "rewards", "terminated", "valid")}
+        return Clip(self.observations[:, first : last + 1], **inner)
+
     def to(self, device: torch.device | str) -> Clip:
         """Return the clip on ``device``."""
         return Clip(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
