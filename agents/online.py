@@ -45,6 +45,16 @@ CATCH_UP = 10
 they would keep the callbacks, and whoever wants to stop, waiting for minutes."""
 
 
+def longest_episode(share: float | None, steps: int) -> int | None:
+    """Return the length at which an episode is cut, if at all, when ``steps`` were taken in all.
+
+    Args:
+        share: of all steps that an episode may take; see :class:`~.settings.JEPAAgentSettings`.
+        steps: taken so far.
+    """
+    return None if share is None else max(SHORTEST_CUT, math.ceil(share * steps))
+
+
 class OnlineTraining:
     """What one agent's training carries from step to step: environments, experience, counters and streams.
 
@@ -99,7 +109,7 @@ class OnlineTraining:
         callback.on_rollout_start()
         while agent.num_timesteps < until:
             actions = self._act()
-            transition = self.environments.step(actions, self._longest_episode())
+            transition = self.environments.step(actions, longest_episode(settings.episode_share, self.steps))
             self.store.append(actions, transition)
             taken = int(transition.valid.sum())
             self.reward_size_sum += float(np.abs(transition.rewards[transition.valid]).sum())
@@ -126,11 +136,6 @@ class OnlineTraining:
             if not go_on:
                 break
         callback.on_rollout_end()
-
-    def _longest_episode(self) -> int | None:
-        """Return after how many steps an episode is cut now, if at all."""
-        share = self.agent.settings.episode_share
-        return None if share is None else max(SHORTEST_CUT, math.ceil(share * self.steps))
 
     def _act(self) -> np.ndarray:
         if self.steps < self._warm_up and not self.agent.learner.optimization.updates:

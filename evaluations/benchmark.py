@@ -10,6 +10,8 @@ is a table::
     [agents.wide]                    # what results call it
     agent = "jepa"                   # its registered name, if that is another
     settings.model = { hidden = 512 }
+
+A setting of "none" is nothing, for which TOML has no word.
 """
 
 from __future__ import annotations
@@ -62,12 +64,21 @@ def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
     fields: dict[str, Any] = {
         "agents": list(agents),
         "variants": {label: entry["agent"] for label, entry in agents.items() if "agent" in entry},
-        "agent_settings": {label: dict(entry["settings"]) for label, entry in agents.items() if "settings" in entry},
+        "agent_settings": {
+            label: _nothings(entry["settings"]) for label, entry in agents.items() if "settings" in entry
+        },
     }
     try:
         return CompareSettings.from_dict(document | fields)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+
+
+def _nothings(value: Any) -> Any:
+    """Return ``value`` with ``None`` for every "none" in it."""
+    if isinstance(value, Mapping):
+        return {name: _nothings(inner) for name, inner in value.items()}
+    return None if value == "none" else value
 
 
 def _parse(path: Path) -> dict[str, Any]:

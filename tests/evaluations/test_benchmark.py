@@ -18,11 +18,12 @@ SMALL = {"model": {"latent_dims": 8, "hidden": 16, "directions": 8}, "behaviour"
 
 
 @pytest.fixture(autouse=True)
-def _forget_the_placebos():
+def _forget_placebos_and_controls():
     """Leave the registry to other tests as it was: naming a module registers what it holds."""
     yield
-    sys.modules.pop("forethought.evaluations.placebos", None)
-    for name in ("frozen_encoder", "permuted_actions"):
+    for module in ("placebos", "controls"):
+        sys.modules.pop(f"forethought.evaluations.{module}", None)
+    for name in ("frozen_encoder", "permuted_actions", "sac_short_episodes"):
         agents._entries.pop(name, None)
 
 
@@ -52,6 +53,50 @@ def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
         "permuted_actions": ("free", "both", "latent"),
         "frozen_encoder": ("free", "both", "latent"),
     }
+
+
+def test_the_ablation_leaves_out_one_part_at_a_time():
+    asked = read_benchmark("ablation")
+    settings = {
+        run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).settings.to_dict() for run in asked.runs()
+    }
+
+    def left_out(name):
+        ours, theirs = settings[name], settings["recipe"]
+        inner = [(group, part) for group in ours if isinstance(ours[group], dict) for part in ours[group]]
+        changed = {
+            f"{group}.{part}": ours[group][part] for group, part in inner if ours[group][part] != theirs[group][part]
+        }
+        return changed | {
+            part: ours[part] for part in ours if not isinstance(ours[part], dict) and ours[part] != theirs[part]
+        }
+
+    assert {name: left_out(name) for name in settings if name != "recipe"} == {
+        "recorded_targets": {"behaviour.value_expansion": None},
+        "whole_episodes": {"episode_share": None},
+        "slow_behaviour": {"behaviour.learning_rate": 3e-4},
+    }
+
+
+def test_the_control_learns_from_episodes_as_short_as_the_agents(tmp_path):
+    from forethought.evaluations.controls import SACShortEpisodes
+
+    lengths = {}
+
+    def note(local, _):
+        infos = local["infos"]
+        lengths[name] += [info["episode"]["l"] for info in infos if "episode" in info]
+        return True
+
+    few = {"jepa": {**SMALL, "learning_starts": 10**6}, "sac": {"learning_starts": 10**6}}
+    for name, kind in (("jepa", "jepa"), ("sac", "forethought.evaluations.controls:sac_short_episodes")):
+        lengths[name] = []
+        agent = make_agent(kind, "MountainCarContinuous-v0", **few[name])
+        agent.learn(6_000, note)
+    assert lengths["jepa"] == lengths["sac"]
+    assert lengths["sac"][0] == 100 < lengths["sac"][-1]
+    agent.save(tmp_path / "control")
+    assert SACShortEpisodes.load(tmp_path / "control").seed == 0
 
 
 def test_a_part_keeps_what_belongs_to_its_tasks_and_agents():
