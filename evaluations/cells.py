@@ -38,6 +38,7 @@ class Cell:
         scores: (n,) per counted run the mean of the last three points on the grid of steps that all finished runs of
             the task cover; ``None`` where no claim can be made.
         refusal: why not.
+        planning_gains: (n,) by how much the scores exceed the bare actor's; ``None`` for agents that do not plan.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Cell:
     counted: Sequence[RunResult]
     scores: Array | None
     refusal: str | None
+    planning_gains: Array | None = None
 
     @property
     def finished(self) -> bool:
@@ -78,6 +80,7 @@ class Cell:
         return {
             "seeds": [run.settings.seed for run in self.counted],
             "scores": None if self.scores is None else self.scores.tolist(),
+            "planning_gains": None if self.planning_gains is None else self.planning_gains.tolist(),
             "iqm": iqm.to_dict() if iqm else None,
             "mean": average.to_dict() if average else None,
             "refusal": self.refusal,
@@ -99,4 +102,6 @@ def make_cell(label: str, runs: Sequence[RunResult], grid: Array | None) -> Cell
     if bad:
         seeds = ", ".join(map(str, bad))
         return Cell(label, runs, counted, None, f"seed {seeds} has evaluations without a single sound episode")
-    return Cell(label, runs, counted, scores, None)
+    bare = [np.interp(last, run.steps, run.policy_returns).mean() for run in counted if run.policy_returns is not None]
+    gains = scores - np.array(bare) if len(bare) == len(counted) and np.isfinite(bare).all() else None
+    return Cell(label, runs, counted, scores, None, gains)

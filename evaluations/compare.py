@@ -51,8 +51,10 @@ class CompareSettings(Settings):
     """Film the last evaluation of each agent's first seed."""
     agent_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The agents' own settings, by what ``agents`` calls them."""
+    anchors: dict[str, float] = field(default_factory=dict)
+    """Returns that count as 1 where scores are normalised; on other tasks the best agent's mean does."""
 
-    _named: ClassVar = {"variants": "agents", "agent_settings": "agents", "task_steps": "tasks"}
+    _named: ClassVar = {"variants": "agents", "agent_settings": "agents", "task_steps": "tasks", "anchors": "tasks"}
     """Fields that hold something for some of the tasks or agents."""
 
     def __post_init__(self) -> None:
@@ -137,7 +139,9 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     before = _known(root)
     order = list(dict.fromkeys([*settings.agents, *before.get("agents", [])]))
     command = command_line() if waiting else before.get("command", command_line())
-    write_json(root / COMPARISON_FILE, {"settings": settings.to_dict(), "agents": order, "command": command})
+    anchors = {**before.get("anchors", {}), **settings.anchors}
+    comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors, "command": command}
+    write_json(root / COMPARISON_FILE, comparison)
     report = on_change or (lambda jobs, job: None)
     report(jobs, None)
     run_jobs(jobs, settings.jobs or _cores(), lambda job: report(jobs, job))
@@ -158,8 +162,10 @@ def summarise_folders(folders: Sequence[str | os.PathLike[str]], notes: Sequence
         RunFolderError: a folder that does not exist or holds no run.
     """
     runs, unread = read_results(folders)
-    order = [name for folder in folders for name in _known(Path(folder)).get("agents", [])]
-    return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)))
+    known = [_known(Path(folder)) for folder in folders]
+    order = [name for one in known for name in one.get("agents", [])]
+    anchors = {task: value for one in known for task, value in one.get("anchors", {}).items()}
+    return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)), anchors)
 
 
 def _check(runs: Sequence[TrainSettings]) -> None:

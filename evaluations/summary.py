@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,12 +26,24 @@ class TaskSummary:
         cells: one per agent, in the order of the comparison.
         horizon: environment steps that all finished runs cover, where the scores are taken; ``None`` if none is.
         random_return: mean return of acting at random; ``None`` if not measured.
+        anchor: return that counts as 1 in normalised scores; ``None`` for the best agent's mean.
     """
 
     task: str
     cells: Sequence[Cell]
     horizon: float | None
     random_return: float | None
+    anchor: float | None = None
+
+    @property
+    def unit(self) -> float | None:
+        """What 1 is worth in normalised scores, beyond acting at random; ``None`` where that cannot be said."""
+        one = self.anchor
+        if one is None:
+            one = max((float(cell.scores.mean()) for cell in self.cells if cell.scores is not None), default=None)
+        if one is None or self.random_return is None or one <= self.random_return:
+            return None
+        return one - self.random_return
 
     def table(self) -> Table:
         """Return the scores as text; agents are compared with the first one."""
@@ -84,25 +96,28 @@ class Summary:
     def overall(self) -> dict[str, dict[str, Estimate]]:
         """Per agent that has a score on every task, "iqm" and "mean" of its normalised scores over tasks and seeds.
 
-        0 is what acting at random returns on the task, 1 the best mean score of any agent in this comparison. Empty
-        for a single task or agent, and where random returns are missing or not beaten.
+        0 is what acting at random returns on the task, 1 its anchor, or else the best mean score of any agent in this
+        comparison. Beside them, for agents that plan, "planning": the mean of what planning adds to the bare actor.
+        Empty for a single task, and where random returns are missing or not beaten, or a single agent would be compared
+        with itself.
         """
         normalised: dict[str, list[Array]] = {}
+        gains: dict[str, list[Array]] = {}
         for task in self.tasks:
             scored = [cell for cell in task.cells if cell.scores is not None]
-            if len(scored) < 2:
-                return {}  # against itself, any agent scores 1
-            best = max((float(cell.scores.mean()) for cell in scored if cell.scores is not None), default=0.0)
-            low = task.random_return
-            if low is None or best <= low:
+            low, unit = task.random_return, task.unit
+            if low is None or unit is None or (task.anchor is None and len(scored) < 2):
                 return {}
             for cell in scored:
                 assert cell.scores is not None
-                normalised.setdefault(cell.label, []).append((cell.scores - low) / (best - low))
+                normalised.setdefault(cell.label, []).append((cell.scores - low) / unit)
+                if cell.planning_gains is not None:
+                    gains.setdefault(cell.label, []).append(cell.planning_gains / unit)
         if len(self.tasks) < 2:
             return {}
         return {
             label: {"iqm": estimate(strata), "mean": estimate(strata, mean)}
+            | ({"planning": estimate(gains[label], mean)} if len(gains.get(label, [])) == len(self.tasks) else {})
             for label, strata in normalised.items()
             if len(strata) == len(self.tasks)
         }
@@ -111,9 +126,14 @@ class Summary:
         """Return one table per task, and one over all tasks where there are several."""
         tables = [task.table() for task in self.tasks]
         if self.overall:
+            columns = ["agent", "normalised (IQM)", "normalised (mean)"]
             rows = [[label, str(scores["iqm"]), str(scores["mean"])] for label, scores in self.overall.items()]
-            note = "Per task, 0 is acting at random and 1 the best agent's mean here."
-            columns = ("agent", "normalised (IQM)", "normalised (mean)")
+            if any("planning" in scores for scores in self.overall.values()):
+                columns.append("gain of planning (mean)")
+                rows = [[*row, str(self.overall[row[0]].get("planning", ""))] for row in rows]
+            note = "Per task, 0 is acting at random and 1 the best agent's mean here"
+            anchored = [f"{task.anchor:,g} on {task.task}" for task in self.tasks if task.anchor is not None]
+            note += f", or what was set: {', '.join(anchored)}." if anchored else "."
             tables.append(Table(columns, rows, f"All {len(self.tasks)} tasks", (note,)))
         return tables
 
@@ -141,13 +161,19 @@ class Summary:
         }
 
 
-def summarise(runs: Sequence[RunResult], notes: Sequence[str] = (), order: Sequence[str] = ()) -> Summary:
+def summarise(
+    runs: Sequence[RunResult],
+    notes: Sequence[str] = (),
+    order: Sequence[str] = (),
+    anchors: Mapping[str, float] | None = None,
+) -> Summary:
     """Group ``runs`` by task and agent and work out what may be claimed.
 
     Args:
         runs: of any tasks, agents and seeds.
         notes: what is known already, such as runs that could not be read.
         order: names of agents in the order wanted; the others follow by name, the random agent last.
+        anchors: returns that count as 1 in normalised scores, by task; where there is none, the best agent's mean does.
     """
     rank = {name: index for index, name in enumerate([*order, *([] if "jepa" in order else ["jepa"])])}
     tasks, found = [], list(notes)
@@ -163,7 +189,8 @@ def summarise(runs: Sequence[RunResult], notes: Sequence[str] = (), order: Seque
         found += _warnings(task, cells, finished, grid)
         references = [run.random_return for run in mine if run.random_return is not None]
         reference = float(np.mean(references)) if references and np.isfinite(references).all() else None
-        tasks.append(TaskSummary(task, cells, None if grid is None else float(grid[-1]), reference))
+        anchor = (anchors or {}).get(task)
+        tasks.append(TaskSummary(task, cells, None if grid is None else float(grid[-1]), reference, anchor))
     return Summary(tasks, found)
 
 

@@ -14,9 +14,9 @@ from forethought.evaluations.statistics import mean
 from forethought.evaluations.summary import summarise
 
 
-def summary_of(root, order=()):
+def summary_of(root, order=(), anchors=None):
     runs, notes = read_results([root])
-    return summarise(runs, notes, order)
+    return summarise(runs, notes, order, anchors)
 
 
 def test_a_run_is_read_as_it_was_logged(make_run):
@@ -188,6 +188,28 @@ def test_scores_over_tasks_are_normalised_between_random_and_the_best(make_run, 
     overall = summary_of(tmp_path).overall
     assert {label: scores["mean"].value for label, scores in overall.items()} == {"jepa": 1.0, "sac": 0.5}
     assert overall["sac"]["iqm"].n == 4
+
+
+def test_what_is_set_for_a_task_counts_as_one_whatever_the_agents_reach(make_run, tmp_path):
+    make_run("jepa", 0, [10.0] * 3, "A-v0", random=0.0)
+    make_run("jepa", 0, [30.0] * 3, "B-v0", random=-10.0)
+    summary = summary_of(tmp_path, anchors={"A-v0": 40.0, "B-v0": 10.0})  # a single agent will do, too
+    assert summary.overall["jepa"]["mean"].value == pytest.approx((0.25 + 2.0) / 2)
+    assert "or what was set: 40 on A-v0, 10 on B-v0." in summary.tables()[-1].notes[0]
+    assert summary_of(tmp_path, anchors={"A-v0": 40.0}).overall == {}  # on B-v0 it would be compared with itself
+
+
+def test_what_planning_adds_is_normalised_like_the_scores(make_run, tmp_path):
+    for task, scale in (("A-v0", 1.0), ("B-v0", 100.0)):
+        for seed, policy in ((0, 8.0), (1, 11.0)):
+            make_run("jepa", seed, [10 * scale] * 3, task, policy=policy * scale, random=0.0)
+            make_run("sac", seed, [5 * scale] * 3, task, random=0.0)
+    summary = summary_of(tmp_path)
+    assert summary.overall["jepa"]["planning"].value == pytest.approx((0.2 - 0.1) / 2)
+    assert "planning" not in summary.overall["sac"]
+    assert summary.tables()[-1].columns[-1] == "gain of planning (mean)"
+    assert [row[-1] == "" for row in summary.tables()[-1].rows] == [False, True]
+    assert summary.tasks[1].cells[0].to_dict()["planning_gains"] == pytest.approx([200.0, -100.0])
 
 
 def test_no_normalised_score_where_random_is_not_beaten(make_run, tmp_path):

@@ -37,6 +37,7 @@ class CompareOptions(CompareSettings):
     agent_settings: Suppress[dict[str, dict[str, Any]]] = field(default_factory=dict)
     task_steps: Suppress[dict[str, int]] = field(default_factory=dict)
     variants: Suppress[dict[str, str]] = field(default_factory=dict)
+    anchors: Suppress[dict[str, float]] = field(default_factory=dict)
     benchmark: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.toml")] = None
     """A comparison that is written down; --tasks and --agents then name the part of it to make, and --seeds more or
     fewer seeds than it asks for."""
