@@ -27,7 +27,7 @@ from ..planners import ActionSpec, Planner, make_planner
 from ..world_model import JEPA, LatentState, Learner
 from .behaviour import Behaviour
 from .controller import Controller, ControllerState
-from .devices import choose_device
+from .devices import choose_device, memory_explained
 from .objective import RewardObjective
 from .online import OnlineTraining
 from .policy import PlanningPolicy
@@ -101,7 +101,8 @@ class JEPAAgent(SB3Surface):
         s = self.settings
         self.spec = ActionSpec.from_space(self.action_codec.planning_space, block=s.model.block)
         # Weights are initialised from torch's global generator: fork it, so that neither side disturbs the other.
-        with torch.random.fork_rng(devices=[]):  # the host's generator only
+        room = memory_explained("the world model, actor and critic", "model.hidden or behaviour.hidden")
+        with room, torch.random.fork_rng(devices=[]):  # the host's generator only
             torch.default_generator.manual_seed(self.stream("weights"))
             self.model = self.Model(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
             self.behaviour = Behaviour(

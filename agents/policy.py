@@ -15,6 +15,7 @@ from ..core.seeding import derive_seed
 from ..envs import ActionCodec, ObservationCodec
 from ..planners import Planner
 from .controller import Controller, ControllerState
+from .devices import memory_explained
 
 
 class PlanningPolicy:
@@ -88,6 +89,7 @@ class PlanningPolicy:
         reset = np.zeros(batch, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(batch)
         observations = torch.from_numpy(vectors).to(self.controller.model.device)
         explore = None if deterministic else self.exploration
-        actions, state = self.controller.act(state, observations, reset, explore)
+        with memory_explained("planning an action", "planning.budget or the number of environments"):
+            actions, state = self.controller.act(state, observations, reset, explore)
         native = self.action_codec.decode(actions.cpu().numpy())
         return (native if batched else native[0]), state

@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 import torch
 
+from forethought import JEPAAgent, evaluate
 from forethought.agents.online import OnlineTraining
+from forethought.core.errors import OutOfMemoryError
 from forethought.core.runs import Run
 
 NOBODY = 65534
@@ -123,6 +125,18 @@ def _stopped(trained, tmp_path, **manifest):
 
 TOO_MUCH = 10**15
 """Numbers for which no computer has the memory, nor the addresses."""
+
+
+def test_too_little_memory_for_networks_or_plans_names_the_settings_to_lower(monkeypatch):
+    agent = JEPAAgent("Pendulum-v1")
+    monkeypatch.setattr(agent.planning_policy.controller, "act", lambda *_: torch.empty(TOO_MUCH))
+    with pytest.raises(OutOfMemoryError, match=r"planning an action: lower planning\.budget or the number of envir"):
+        evaluate(agent, "Pendulum-v1", episodes=1)
+    monkeypatch.setattr(JEPAAgent, "Model", lambda *_: torch.empty(TOO_MUCH))
+    with pytest.raises(
+        OutOfMemoryError, match=r"the world model, actor and critic: lower model\.hidden or behaviour\.h"
+    ):
+        JEPAAgent("Pendulum-v1")
 
 
 @changed
