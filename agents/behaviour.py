@@ -1,16 +1,16 @@
 """Behaviour: actor and critic learned on the latents of a world model, without shaping it.
 
 The critic regresses multi-step returns that bootstrap from copies following slowly; the actor climbs the critic.
-The returns follow the actor in imagination, because recorded steps follow the noise that was explored with, and are
-corrected by what the model gets wrong about the recorded ones. Latents come in detached, so no gradient of either
-reaches the world model. Rewards are divided by their mean size, so that one set of settings serves tasks of any reward
-scale.
+On request the returns follow the actor in imagination, because recorded steps follow the noise that was explored with,
+and are corrected by what the model gets wrong about the recorded ones. Latents come in detached, so no gradient of
+either reaches the world model. Rewards are divided by their mean size, so that one set of settings serves tasks of any
+reward scale.
 
 Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies that follow; multi-step returns on
 self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
-model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, and the doubly robust
-estimator (arXiv 1511.03722) for their correction; PopArt (arXiv 1602.07714) for an output layer that keeps its values
-when their scale changes.
+model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, corrected in the manner of
+the doubly robust estimator (arXiv 1511.03722), though without importance weights; PopArt (arXiv 1602.07714) for an
+output layer that keeps its values when their scale changes.
 """
 
 from __future__ import annotations
@@ -36,18 +36,16 @@ from .critic import CriticEnsemble
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
-    learning_rate: Annotated[float, Range(gt=0, le=1)] = 1e-3
-    """AdamW's step size."""
     hidden: Width = 256
     """Width of the hidden layers of actor and critic."""
     critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
-    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
+    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = None
     """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
-    the model gets wrong about the recorded steps is made up for. None for targets from recorded steps alone, which
-    follow the actions that were explored."""
+    the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
+    recorded steps alone, which follow the actions that were explored."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
     smoothing: Annotated[float, Range(ge=0, le=2)] = 0.2
@@ -192,9 +190,13 @@ class Behaviour(nn.Module):
         later = self._imagined_return(start, follow, steps, end_noise, model)
         if known := min(steps, clip.length - 1):
             rest = clip.steps(1, 1 + known)
+
+            def repeat(now: Tensor, step: int) -> Tensor:  # as recorded, and after the recorded end as the actor would
+                return torch.where(rest.valid[:, step, None] > 0, rest.actions[:, step], follow(now, step))
+
             recorded = self._recorded_targets(rest, latents[:, 1:], end_noise)
-            repeated = self._imagined_return(start, lambda now, step: rest.actions[:, step], known, end_noise, model)
-            whole = torch.maximum(rest.valid.prod(1), rest.terminated.amax(1))  # not where a time limit cut it
+            repeated = self._imagined_return(start, repeat, known, end_noise, model)
+            whole = torch.maximum(rest.valid.prod(1), rest.terminated.amax(1))  # not where the episode was cut
             later = later + whole * (recorded - repeated)
         goes_on = 1 - clip.terminated[:, 0]
         return clip.rewards[:, 0] / self.reward_scale + self.settings.discount * goes_on * later

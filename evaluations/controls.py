@@ -12,12 +12,14 @@ import gymnasium as gym
 
 from ..agents.baselines import BOX, SAC
 from ..agents.online import longest_episode
-from ..agents.settings import JEPAAgentSettings
 from ..envs import make_env
+
+SHARE = 0.02
+"""Largest share of all steps so far that one episode takes."""
 
 
 class ShortEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Cuts episodes where a JEPA agent with default settings would, after as many steps in all.
+    """Cuts episodes where a JEPA agent with an ``episode_share`` of 0.02 would, after as many steps in all.
 
     Args:
         env: whose episodes are cut.
@@ -25,7 +27,6 @@ class ShortEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._share = JEPAAgentSettings().episode_share
         self._steps = self._length = 0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -35,7 +36,7 @@ class ShortEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, the last of the episode if it is long enough."""
-        longest = longest_episode(self._share, self._steps)
+        longest = longest_episode(SHARE, self._steps)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         self._length += 1
@@ -44,7 +45,7 @@ class ShortEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class SACShortEpisodes(SAC, name="sac_short_episodes", algorithm=SAC.algorithm, acts_in=BOX):
-    """Control: Stable-Baselines3's SAC, learning from episodes as short as those of a JEPA agent.
+    """Control: Stable-Baselines3's SAC, learning from episodes as short as a JEPA agent's may be.
 
     Args:
         env: a task name or factory; ``None`` for an agent that only predicts.

@@ -134,6 +134,7 @@ class Summary:
             note = "Per task, 0 is acting at random and 1 the best agent's mean here"
             anchored = [f"{task.anchor:,g} on {task.task}" for task in self.tasks if task.anchor is not None]
             note += f", or what was set: {', '.join(anchored)}." if anchored else "."
+            note += " Planning gains what it adds to the bare actor." if len(columns) > 3 else ""
             tables.append(Table(columns, rows, f"All {len(self.tasks)} tasks", (note,)))
         return tables
 
@@ -149,6 +150,7 @@ class Summary:
                 task.task: {
                     "horizon": task.horizon,
                     "random_return": task.random_return,
+                    "anchor": task.anchor,
                     "agents": {cell.label: cell.to_dict() for cell in task.cells},
                 }
                 for task in self.tasks

@@ -131,6 +131,13 @@ def test_of_the_model_only_what_other_actions_change_counts_beside_recorded_step
     assert imagined_target(clip, 2, error, action=0.8) == pytest.approx(recorded + other)
 
 
+def test_after_a_recorded_end_both_imaginations_go_on_alike():
+    clip = make_clip([1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 2.0, 0.0])
+    clip.actions[:] = 0.8  # as the actor acts, but for the padding
+    clip.actions[:, 2] = 0.0
+    assert imagined_target(clip, 2, action=0.8) == pytest.approx(1 + 0.5 * 2)
+
+
 def test_recorded_steps_correct_as_many_imagined_ones_as_there_are():
     clip = make_clip([1.0, 1.0], [0.0, 0.0], [1.0, 2.0])
     imagined, repeated = 10 + 0.25 * 9 + 0.0625 * 8, 10 + 0.25 * 9
