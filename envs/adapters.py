@@ -110,7 +110,7 @@ class GymnasiumVector(_Adapter):
             for index, chosen in enumerate(mask)
         ]
 
-    def step(self, actions: Array) -> Transition:
+    def step(self, actions: Array, last: Mask) -> Transition:
         """Step, and bring the mode's account of ended episodes to one form."""
         native, rewards, terminated, truncated, vector_infos = self._call("step", actions)
         self.steps += 1
@@ -179,7 +179,7 @@ class StableBaselinesVector(_Adapter):
             [(observation, _)] = self._call("env_method", "reset", indices=[index])
             observations[index] = self.codec.single(observation)
 
-    def step(self, actions: Array) -> Transition:
+    def step(self, actions: Array, last: Mask) -> Transition:
         """Step, and take apart what ``done`` has joined."""
         native, rewards, done, vector_infos = self._call("step", actions)
         self.steps += 1

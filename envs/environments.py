@@ -84,10 +84,8 @@ class Environments:
             raise SettingsError(f"{self.name} must be reset before its first step.")
         usable = finite_rows(actions)
         native = self.action_codec.decode(actions if usable.all() else np.where(usable[:, None], actions, 0.0))
-        if longest is not None and isinstance(self.vector, BuiltVector):
-            transition = self.vector.step(native, self._lengths + 1 >= longest)
-        else:
-            transition = self.vector.step(native)
+        last = self._lengths + 1 >= (np.inf if longest is None else longest)
+        transition = self.vector.step(native, last)
         transition.truncated[transition.terminated] = False
         self._cut_faulty(transition, usable)
         self._clip_rewards(transition)

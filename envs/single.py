@@ -15,6 +15,11 @@ import numpy as np
 from ..core.errors import EnvironmentFault, ForethoughtError
 from .codecs import Floats, ObservationCodec
 
+CUT_NOTE = (
+    " Its episode had been truncated before its own end, because it had grown too long; where the environment does not "
+    'allow that, let episodes be whole (episode_share=None, on the command line "none").'
+)
+
 
 class Outcome(NamedTuple):
     """Where a reset or a step led; after a reset, everything but the observation is nothing.
@@ -93,6 +98,7 @@ class LocalEnvironment:
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
         self._codec = ObservationCodec(self.observation_space)
         self._asked: tuple[str, Callable[[Any], Outcome], Any]
+        self._was_cut = False
 
     def ask_reset(self, seed: int) -> None:
         """Remember the seed."""
@@ -108,13 +114,15 @@ class LocalEnvironment:
         try:
             return do(argument)
         except Exception as error:
-            raise EnvironmentFault(f"{call} failed: {described(error)}") from error
+            note = CUT_NOTE if call == "reset" and self._was_cut else ""
+            raise EnvironmentFault(f"{call} failed: {described(error)}{note}") from error
 
     def rebuild(self) -> None:
         """Close the environment, as far as it still can, and build another."""
         with suppress(Exception):
             self.env.close()
         self.env = _build(self._factory)
+        self._was_cut = False
 
     def close(self) -> None:
         """Close the environment."""
@@ -127,7 +135,8 @@ class LocalEnvironment:
     def _step(self, asked: tuple[Any, bool]) -> Outcome:
         action, last = asked
         observation, reward, terminated, truncated, info = self.env.step(action)
-        truncated = truncated or (last and not terminated)
+        self._was_cut = bool(last and not (terminated or truncated))
+        truncated = truncated or self._was_cut
         coded, number = self._codec.single(observation), _scalar(reward)
         # The info belongs to the environment, which may change it later.
         info = dict(info) if isinstance(info, dict) else {}

@@ -46,8 +46,14 @@ class Vector(Protocol):
         """Start a fresh episode everywhere and return its observations (B, O)."""
         ...
 
-    def step(self, actions: Array) -> Transition:
-        """Step with native actions (B, *shape), resetting what ends."""
+    def step(self, actions: Array, last: Mask) -> Transition:
+        """Step, resetting what ends.
+
+        Args:
+            actions: native (B, *shape).
+            last: (B,), where the episode is truncated after this step, if it has not ended by itself; vectors that
+                keep their own time disregard it.
+        """
         ...
 
     def restart(self, mask: Mask, observations: Floats) -> None:
@@ -139,16 +145,10 @@ class BuiltVector:
             except EnvironmentFault as again:
                 fault = again
 
-    def step(self, actions: Array, last: Mask | None = None) -> Transition:
-        """Step every environment, reset those whose episode ended, and build anew those that failed.
-
-        Args:
-            actions: native (B, *shape).
-            last: (B,), where the episode is truncated after this step, if it has not ended by itself.
-        """
-        cut = np.zeros(self.num_envs, bool) if last is None else last
+    def step(self, actions: Array, last: Mask) -> Transition:
+        """Step every environment, reset those whose episode ended, and build anew those that failed."""
         for index, (environment, action) in enumerate(zip(self.environments, actions, strict=True)):
-            environment.ask_step(action, self._next_seeds[index], bool(cut[index]))
+            environment.ask_step(action, self._next_seeds[index], bool(last[index]))
         after = np.zeros((self.num_envs, self.codec.size), np.float32)
         rewards, valid = np.zeros(self.num_envs, np.float64), np.ones(self.num_envs, bool)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)

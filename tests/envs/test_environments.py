@@ -10,10 +10,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
 
 from forethought.core.errors import CheckpointError, EnvironmentFault, SettingsError, UnsupportedSpaceError
 from forethought.core.seeding import derive_seed
-from forethought.envs import Environments, Transition, episode_seed, make_environments
+from forethought.envs import Environments, Supervision, Transition, episode_seed, make_environments
 
 
 def walk(environments: Environments, steps: int, seed: int = 0) -> list[Transition]:
@@ -21,6 +22,10 @@ def walk(environments: Environments, steps: int, seed: int = 0) -> list[Transiti
     rng = np.random.default_rng(seed)
     codec, batch = environments.action_codec, environments.num_envs
     return [environments.step(codec.sample(rng, batch)) for _ in range(steps)]
+
+
+def never_reset_early() -> gym.Env[Any, Any]:
+    return Monitor(gym.make("Pendulum-v1"), allow_early_resets=False)
 
 
 def same(one: Transition, two: Transition) -> bool:
@@ -73,6 +78,16 @@ def test_a_cut_takes_nothing_from_a_terminal_state(scripted: Any) -> None:
     one, two = (environments.step(np.zeros((1, 1)), longest=1) for _ in range(2))
     assert (one.terminated[0], one.truncated[0]) == (True, False)
     assert (two.terminated[0], two.truncated[0]) == (False, True)
+
+
+@pytest.mark.parametrize("async_envs", [False, True])
+def test_an_environment_that_does_not_let_itself_be_cut_is_told_apart(async_envs: bool) -> None:
+    patience = Supervision(restarts=0)
+    environments = make_environments(never_reset_early, async_envs=async_envs, supervision=patience)
+    environments.reset()
+    with pytest.raises(EnvironmentFault, match=r"reset failed: .*RuntimeError: .* reset an env.* \(episode_share=None"):
+        environments.step(np.zeros((1, 1)), longest=1)
+    environments.close()
 
 
 def test_vectors_keep_their_own_time() -> None:
