@@ -29,7 +29,8 @@ class Optimization:
     """The optimiser of one set of parameters, with the random stream of its losses and its counters.
 
     Args:
-        parameters: what is optimised; those that need no gradient are left out.
+        parameters: what is optimised, or groups of it as torch's optimisers take them, each with settings of its own;
+            parameters that need no gradient are left out.
         settings: see :class:`OptimizationSettings`.
         generator: whatever the losses draw, they draw from it, so that it is saved with the optimiser.
 
@@ -40,12 +41,17 @@ class Optimization:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], settings: OptimizationSettings, generator: Generator
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        settings: OptimizationSettings,
+        generator: Generator,
     ) -> None:
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
+        for group in self._optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+        self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._gradient_clip, self.generator = settings.gradient_clip, generator
         self.updates = self.skipped = self.skipped_in_a_row = 0
 

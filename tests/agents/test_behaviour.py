@@ -166,7 +166,7 @@ def test_learning_behaviour_in_imagination_leaves_the_model_alone():
 
 
 def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
-    behaviour = make_behaviour(learning_rate=1e-9, target_rate=1.0)
+    behaviour = make_behaviour(learning_rate=1e-9, actor_learning_rate=1e-9, target_rate=1.0)
     torch.nn.init.normal_(behaviour.critic.weights[-1])
     clip, latents = make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4)
     before = behaviour.value(latents)
@@ -179,7 +179,7 @@ def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
 
 
 def test_target_copies_follow_at_their_rate():
-    behaviour = make_behaviour(target_rate=0.25, learning_rate=1e-2)
+    behaviour = make_behaviour(target_rate=0.25, learning_rate=1e-2, actor_learning_rate=1e-2)
     torch.nn.init.normal_(behaviour.critic.weights[-1])
     before = [parameter.clone() for parameter in behaviour.target_critic.parameters()]
     behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0, MODEL)
@@ -217,7 +217,7 @@ def test_the_ensembles_members_are_independent_networks():
 
 
 def test_learning_solves_a_bandit_with_continuous_actions():
-    behaviour = make_behaviour(learning_rate=3e-3, discount=0.0)
+    behaviour = make_behaviour(learning_rate=3e-3, actor_learning_rate=3e-3, discount=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         latents = torch.randn(64, 2, 4, generator=generator)
@@ -233,7 +233,7 @@ def test_learning_solves_a_bandit_with_several_discrete_actions():
     torch.manual_seed(0)
     groups = (3, 2)
     model = JEPA(3, 5, JEPASettings(latent_dims=4, hidden=16))
-    behaviour = Behaviour(4, 5, groups, BehaviourSettings(hidden=16, learning_rate=3e-3, discount=0.0))
+    behaviour = Behaviour(4, 5, groups, BehaviourSettings(hidden=16, learning_rate=3e-3, actor_learning_rate=3e-3, discount=0.0))
     generator = torch.Generator().manual_seed(0)
     best = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
     for _ in range(300):
