@@ -233,7 +233,9 @@ def test_learning_solves_a_bandit_with_several_discrete_actions():
     torch.manual_seed(0)
     groups = (3, 2)
     model = JEPA(3, 5, JEPASettings(latent_dims=4, hidden=16))
-    behaviour = Behaviour(4, 5, groups, BehaviourSettings(hidden=16, learning_rate=3e-3, actor_learning_rate=3e-3, discount=0.0))
+    behaviour = Behaviour(
+        4, 5, groups, BehaviourSettings(hidden=16, learning_rate=3e-3, actor_learning_rate=3e-3, discount=0.0)
+    )
     generator = torch.Generator().manual_seed(0)
     best = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
     for _ in range(300):
