@@ -66,7 +66,7 @@ class ControllerState:
     def to_tree(self) -> dict[str, Any]:
         """Return plain values and tensors from which :meth:`Controller.restore_state` continues."""
         return {
-            "latents": self.latent.latents,
+            "latent": self.latent.tensors(),
             "actions": self.plan.actions,
             "elites": self.plan.elites,
             "seeds": list(self.plan.seeds),
@@ -133,7 +133,8 @@ class Controller:
         )
         queue, executed = tree["queue"].to(device), tree["executed"].to(device)
         left, failed, in_a_row = (np.array(tree[name], np.int64) for name in ("left", "failed", "failed_in_a_row"))
-        latent = LatentState(tree["latents"].to(device))
+        saved = iter(tree["latent"])
+        latent = state.latent.map(lambda _: next(saved).to(device))
         return ControllerState(latent, plan, queue, left, executed, failed, in_a_row)
 
     @torch.no_grad()
@@ -208,7 +209,7 @@ class Controller:
         if count > 1 or explore is not None:
             seeds = tuple(derive_seed(seed, "proposals") for seed in warm.seeds)
             noise = draw_noise(seeds, warm.ticks, (count, horizon, dims), latent.latents.device)
-        state = LatentState(latent.latents.unsqueeze(1).expand(-1, count, -1))
+        state = latent.candidates(count)
         plan = []
         for step in range(horizon):
             actions = self.actor(state.latents)

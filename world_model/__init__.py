@@ -5,20 +5,27 @@ from .heads import ContinueHead, TwoHotHead, symexp, symlog
 from .health import collapse_alarm, measure_health
 from .jepa import JEPA, JEPASettings, Losses
 from .learner import Learner
+from .lewm import LEWM, LEWM_SMALL, load_lewm
 from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
 from .optimization import Optimization, OptimizationSettings
 from .sigreg import SIGReg, effective_rank, unit_directions
-from .state import Imagination, LatentState, Step
+from .state import Imagination, LatentState, Past, Step
+from .transformer import TransformerPredictor, TransformerSettings
+from .vision import VisionEncoder, VisionSettings
 
 __all__ = [
     "JEPA",
     "JEPASettings",
     "Losses",
     "Learner",
+    "LEWM",
+    "LEWM_SMALL",
+    "load_lewm",
     "Optimization",
     "OptimizationSettings",
     "ComputeSettings",
     "LatentState",
+    "Past",
     "Step",
     "Imagination",
     "SIGReg",
@@ -27,6 +34,10 @@ __all__ = [
     "MLPEncoder",
     "ResidualPredictor",
     "RunningNormalizer",
+    "VisionEncoder",
+    "VisionSettings",
+    "TransformerPredictor",
+    "TransformerSettings",
     "TwoHotHead",
     "ContinueHead",
     "symlog",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -24,14 +24,16 @@ from ..core.settings import Range, Settings, Width
 from .heads import ContinueHead, TwoHotHead
 from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
 from .sigreg import SIGReg, unit_directions
-from .state import Imagination, LatentState, Step
+from .state import Imagination, LatentState, Past, Step
+from .transformer import TransformerPredictor, TransformerSettings
+from .vision import ImageNormalizer, VisionEncoder, VisionSettings
 
 LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
 class JEPASettings(Settings):
-    """Settings of a :class:`JEPA` for state vectors."""
+    """Settings of a :class:`JEPA`."""
 
     latent_dims: Width = 64
     """Width D of the latent."""
@@ -39,9 +41,20 @@ class JEPASettings(Settings):
     """Form of every latent, encoded or predicted: free; layer, normalised over its dimensions; simplicial,
     probabilities within groups of 8."""
     hidden: Width = 256
-    """Width of the hidden layers of encoder and predictor."""
+    """Width of the hidden layers of encoder and predictor, where they are plain networks."""
+    vision: VisionSettings | None = None
+    """A vision transformer that encodes images; none for a plain network that encodes vectors."""
+    transformer: TransformerSettings | None = None
+    """A transformer that predicts from the last few steps; none for a plain network that predicts from the present."""
+    context: Annotated[int, Range(ge=1, le=64)] = 1
+    """Steps that were really taken, the present one included, that the prediction looks back over when acting."""
     unroll: Annotated[int, Range(ge=1, le=64)] = 3
-    """Steps T over which the predictor is unrolled in training."""
+    """Steps T of the clips that it learns from."""
+    prediction: Literal["open_loop", "one_step"] = "open_loop"
+    """What is predicted in training: the whole clip from its first latent, or each step from the encoded ones before it
+    (teacher forcing)."""
+    rollout_weight: LossWeight = 0.0
+    """Weight of the open-loop error beside that of one step, if one step is to be predicted."""
     block: Annotated[int, Range(ge=1, le=64)] = 1
     """Environment steps per model step."""
     target: Literal["both", "stop", "copy"] = "both"
@@ -75,6 +88,17 @@ class JEPASettings(Settings):
             raise SettingsError(
                 f"JEPASettings.latent_dims = {self.latent_dims} must be a multiple of {SIMPLEX} for simplicial latents."
             )
+        history = self.transformer.history if self.transformer else 1
+        if self.context > history:
+            raise SettingsError(
+                f"JEPASettings.context = {self.context} is more than the {history} steps that the predictor looks back "
+                "over (transformer.history)."
+            )
+        if self.prediction == "one_step" and self.transformer and self.unroll > history:
+            raise SettingsError(
+                f"JEPASettings.unroll = {self.unroll} is more than the {history} steps that the predictor looks back "
+                "over (transformer.history), which one_step predicts from in one pass."
+            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +128,7 @@ class JEPA(nn.Module):
     """A world model that predicts in representation space.
 
     Args:
-        observation_dims: O, width of the observation vector.
+        observation_shape: of one observation: the width O of a vector, or (height, width, 3) of an image.
         action_dims: A, width of one model step's action (``block`` environment actions side by side).
         settings: see :class:`JEPASettings`.
         encoder, predictor, reward_head, continue_head: replacements for the parts that the settings would build.
@@ -112,21 +136,37 @@ class JEPA(nn.Module):
 
     def __init__(
         self,
-        observation_dims: int,
+        observation_shape: int | tuple[int, ...],
         action_dims: int,
         settings: JEPASettings | None = None,
         *,
         encoder: nn.Module | None = None,
-        predictor: ResidualPredictor | None = None,
+        predictor: ResidualPredictor | TransformerPredictor | None = None,
         reward_head: TwoHotHead | None = None,
         continue_head: ContinueHead | None = None,
     ) -> None:
         super().__init__()
         s = settings or JEPASettings()
-        self.settings, self.observation_dims, self.action_dims = s, observation_dims, action_dims
-        self.normalizer = RunningNormalizer(observation_dims)
-        self.encoder = encoder or MLPEncoder(observation_dims, s.latent_dims, [s.hidden] * 2, s.latent_form)
-        self.predictor = predictor or ResidualPredictor(s.latent_dims, action_dims, s.hidden, s.latent_form)
+        self.settings, self.action_dims = s, action_dims
+        self.observation_shape = (observation_shape,) if isinstance(observation_shape, int) else observation_shape
+        self.normalizer: RunningNormalizer | ImageNormalizer
+        if s.vision:
+            if self.observation_shape != s.vision.image_shape:
+                raise SettingsError(
+                    f"This model encodes images of shape {s.vision.image_shape}, not observations of shape "
+                    f"{self.observation_shape} (vision.image_size)."
+                )
+            self.normalizer = ImageNormalizer()
+            self.encoder = encoder or VisionEncoder(s.latent_dims, s.vision)
+        else:
+            (dims,) = self.observation_shape
+            self.normalizer = RunningNormalizer(dims)
+            self.encoder = encoder or MLPEncoder(dims, s.latent_dims, [s.hidden] * 2, s.latent_form)
+        self.predictor = predictor or (
+            TransformerPredictor(s.latent_dims, action_dims, s.transformer)
+            if s.transformer
+            else ResidualPredictor(s.latent_dims, action_dims, s.hidden, s.latent_form)
+        )
         self.reward_head = reward_head or (TwoHotHead(self.predictor.features, s.reward_bins) if s.heads else None)
         self.continue_head = continue_head or (ContinueHead(self.predictor.features) if s.heads else None)
         self.projector = mlp(s.latent_dims, [s.hidden], s.projector_dims) if s.regularize == "projector" else None
@@ -152,7 +192,12 @@ class JEPA(nn.Module):
 
     def initial(self, batch: int) -> LatentState:
         """Return the state of B environments before anything was observed."""
-        return LatentState(torch.zeros(batch, self.latent_dims, device=self.device))
+        latents = torch.zeros(batch, self.latent_dims, device=self.device)
+        if self.settings.context == 1:
+            return LatentState(latents)
+        steps = self.settings.context - 1
+        nothing = latents.unsqueeze(1).expand(-1, steps, -1)
+        return LatentState(latents, Past(nothing, nothing, torch.full((batch,), steps, device=self.device)))
 
     def observe(
         self, state: LatentState, observations: Tensor, previous_actions: Tensor | None, reset: Tensor
@@ -161,18 +206,29 @@ class JEPA(nn.Module):
 
         Args:
             state: of B environments.
-            observations: (B, O).
-            previous_actions: (B, A) that led here; a predictor without history needs none.
+            observations: (B, O), or (B, height, width, 3).
+            previous_actions: (B, A) that led here; a model of ``context`` 1 needs none.
             reset: (B,) bool, where a new episode began.
         """
-        return LatentState(self.encode(observations))
+        latents = self.encode(observations)
+        if state.past is None:
+            return LatentState(latents)
+        assert previous_actions is not None
+        steps = self.settings.context - 1
+        past = Past.of(state, self.predictor.action_encoder(previous_actions)).newest(steps)
+        assert past is not None
+        assert past.padding is not None
+        return LatentState(latents, replace(past, padding=past.padding.masked_fill(reset, steps)))
 
     def step(self, state: LatentState, actions: Tensor) -> Step:
         """Imagine one step of ``actions`` (B, N, A) from ``state``."""
-        latents = state.latents if state.latents.dim() == 3 else state.latents.unsqueeze(1)
-        after, features = self.predictor(latents, self.predictor.action_encoder(actions))
+        if state.latents.dim() == 2:
+            state = state.candidates(1)
+        encoded = self.predictor.action_encoder(actions)
+        _, features, after = self.predictor.unroll(state, encoded.unsqueeze(-2))
+        features = features.squeeze(-2)
         return Step(
-            LatentState(after),
+            after,
             reward=self.reward_head(features) if self.reward_head else None,
             continues=self.continue_head(features) if self.continue_head else None,
             disagreement=None,
@@ -180,22 +236,13 @@ class JEPA(nn.Module):
 
     def imagine(self, state: LatentState, actions: Tensor) -> Imagination:
         """Imagine ``actions`` (B, N, H, A): :meth:`step` repeated, with actions and heads each in one product."""
-        latents, features = self._unroll(state.latents.unsqueeze(1), self.predictor.action_encoder(actions), dim=2)
+        latents, features, _ = self.predictor.unroll(state.candidates(1), self.predictor.action_encoder(actions))
         return Imagination(
             latents,
             rewards=self.reward_head(features) if self.reward_head else None,
             continues=self.continue_head(features) if self.continue_head else None,
             disagreement=None,
         )
-
-    def _unroll(self, latents: Tensor, encoded_actions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """Return latents (..., H, D) and features (..., H, F) along ``dim``, predicted open loop."""
-        rollout, read = [], []
-        for encoded in encoded_actions.unbind(dim):
-            latents, features = self.predictor(latents, encoded)
-            rollout.append(latents)
-            read.append(features)
-        return torch.stack(rollout, dim), torch.stack(read, dim)
 
     # Learning.
 
@@ -215,7 +262,6 @@ class JEPA(nn.Module):
         s, valid = self.settings, clip.valid
         normal = self.normalizer(clip.observations)
         latents = self.encoder(normal)  # (B, T + 1, D)
-        predicted, features = self._unroll(latents[:, 0], self.predictor.action_encoder(clip.actions), dim=1)
         if self.target_encoder is not None:
             with torch.no_grad():
                 targets = self.target_encoder(normal[:, 1:])
@@ -225,8 +271,19 @@ class JEPA(nn.Module):
         def masked_mean(values: Tensor) -> Tensor:
             return (values * valid).sum() / valid.sum().clamp(min=1)
 
+        def error(predicted: Tensor) -> Tensor:
+            return masked_mean((predicted - targets).float().square().mean(-1))
+
+        actions, first = self.predictor.action_encoder(clip.actions), LatentState(latents[:, 0])
+        if s.prediction == "open_loop":
+            predicted, features, _ = self.predictor.unroll(first, actions)
+            prediction = error(predicted)
+        else:
+            predicted, features = self.predictor(latents[:, :-1], actions)
+            prediction = error(predicted)
+            if s.rollout_weight:
+                prediction = prediction + s.rollout_weight * error(self.predictor.unroll(first, actions)[0])
         zero = latents.new_zeros(())
-        prediction = masked_mean((predicted - targets).float().square().mean(-1))
         reward = masked_mean(self.reward_head.loss(features, clip.rewards)) if self.reward_head else zero
         ends = masked_mean(self.continue_head.loss(features, clip.terminated)) if self.continue_head else zero
         regularization = self._regularization(latents, valid, directions) if s.regularize != "nothing" else zero
@@ -256,11 +313,11 @@ class JEPA(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return plain data from which :meth:`from_config` builds a model of the same shape."""
-        dims = {"observation_dims": self.observation_dims, "action_dims": self.action_dims}
-        return {**dims, "settings": self.settings.to_dict()}
+        shape = list(self.observation_shape)
+        return {"observation_shape": shape, "action_dims": self.action_dims, "settings": self.settings.to_dict()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Build an untrained model from :meth:`config`'s output."""
         settings = JEPASettings.from_dict(config["settings"])
-        return cls(int(config["observation_dims"]), int(config["action_dims"]), settings)
+        return cls(tuple(map(int, config["observation_shape"])), int(config["action_dims"]), settings)

@@ -10,7 +10,7 @@ from .optimization import Optimization, OptimizationSettings
 
 
 class Learner:
-    """Updates a world model from clips.
+    """Updates a world model from clips; between updates, the model is in evaluation mode.
 
     Args:
         model: what learns.
@@ -26,7 +26,7 @@ class Learner:
         compute: ComputeSettings | None = None,
         seed: int = 0,
     ) -> None:
-        self.model, self.compute = model, compute or ComputeSettings()
+        self.model, self.compute = model.eval(), compute or ComputeSettings()
         self.optimization = Optimization(
             model.parameters(), settings or OptimizationSettings(), torch_generator(seed, "learner")
         )
@@ -35,9 +35,11 @@ class Learner:
     def update(self, clip: Clip) -> Losses:
         """Take one optimisation step and return its losses."""
         directions = self.model.draw_directions(self.optimization.generator)
+        self.model.train()
         with self.compute.autocast(self.model.device):
             losses: Losses = self._losses(clip, directions)
         self.optimization.step(losses.total)
+        self.model.eval()
         if self.optimization.updates % self.model.settings.target_refresh == 0:
             self.model.refresh_target()
         return losses

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .state import LatentState
+
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     """Return Linear-LayerNorm-SiLU blocks of the given widths followed by a Linear layer without normalisation."""
@@ -68,13 +70,14 @@ class MLPEncoder(nn.Module):
 class ResidualPredictor(nn.Module):
     """Predicts the change of the latent, and features (..., F) that the reward and continue heads read.
 
-    The action encoder is the action's half of the first layer. It is kept apart so that the actions of a whole plan
-    are encoded in one product before the latents are unrolled.
+    It does not look back: the latent is all that it knows of what came before. The action encoder is the action's half
+    of the first layer. It is kept apart so that the actions of a whole plan are encoded in one product before the
+    latents are unrolled.
     """
 
     def __init__(self, latent_dims: int, action_dims: int, hidden: int, form: LatentForm = "free") -> None:
         super().__init__()
-        self.features, self.norm = hidden, LatentNorm(form)
+        self.history, self.features, self.norm = 1, hidden, LatentNorm(form)
         self.action_encoder = nn.Linear(action_dims, hidden, bias=False)
         self.latent_layer = nn.Linear(latent_dims, hidden)
         self.trunk = nn.Sequential(
@@ -93,6 +96,20 @@ class ResidualPredictor(nn.Module):
         """
         features = self.trunk(self.latent_layer(latents) + encoded_actions)
         return self.norm.move(latents, self.change(features)), features
+
+    def unroll(self, state: LatentState, encoded_actions: Tensor) -> tuple[Tensor, Tensor, LatentState]:
+        """Return the latents (..., H, D) and features (..., H, F) of H steps, predicted open loop, and the last state.
+
+        Args:
+            state: with latents (..., D), or with ones where ``encoded_actions`` has an axis N of candidates.
+            encoded_actions: (..., H, F).
+        """
+        latents, rollout, read = state.latents, [], []
+        for encoded in encoded_actions.unbind(-2):
+            latents, features = self(latents, encoded)
+            rollout.append(latents)
+            read.append(features)
+        return torch.stack(rollout, -2), torch.stack(read, -2), LatentState(latents)
 
 
 class RunningNormalizer(nn.Module):

@@ -1,0 +1,224 @@
+"""Transformer: a predictor that looks back over the last few steps.
+
+Each step is one token, a latent; the action that follows it modulates the layers (AdaLN-zero). Attention is causal,
+so that one pass over a window gives the prediction after each of its steps.
+
+Source: LeWorldModel (arXiv 2603.19312), its normalisations included: every layer first normalises without weights and
+modulates, then normalises again with weights, so that of scale and shift only the direction has an effect. AdaLN-zero:
+DiT (arXiv 2212.09748).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.errors import SettingsError
+from ..core.settings import Range, Settings, Width
+from .state import LatentState, Past
+from .vision import Projector
+
+MODULATIONS = 6
+"""Shift, scale and gate of the attention, and of the hidden layer."""
+MODULATED_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class TransformerSettings(Settings):
+    """Settings of a :class:`TransformerPredictor`."""
+
+    history: Annotated[int, Range(ge=1, le=64)] = 3
+    """Steps that a prediction looks back over, the present one included."""
+    depth: Annotated[int, Range(ge=1, le=64)] = 4
+    """Layers."""
+    heads: Annotated[int, Range(ge=1, le=64)] = 4
+    """Attention heads."""
+    head_dims: Width = 32
+    """Width of a head."""
+    hidden: Width = 512
+    """Width of the layers' hidden layer."""
+    projector_hidden: Width = 512
+    """Width of the hidden layer of the projection into the latent space."""
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.1
+    """Share of attention weights and activations that are dropped while learning."""
+    action_smoothing: Width = 10
+    """Width to which a step's actions are reduced before they are encoded."""
+    action_expansion: Annotated[int, Range(ge=1, le=64)] = 4
+    """Width of the action encoder's hidden layer, in latents."""
+
+
+class ActionEncoder(nn.Module):
+    """Encodes normalised actions (..., A) of one model step: reduced, then expanded, then as wide as a latent.
+
+    Attributes:
+        mean, deviation: (A,), of the actions that the model was trained on; what is encoded is (a - mean) / deviation.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, action_dims: int, reduced: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(action_dims, reduced)
+        self.inner, self.outer = nn.Linear(reduced, hidden), nn.Linear(hidden, outputs)
+        self.register_buffer("mean", torch.zeros(action_dims))
+        self.register_buffer("deviation", torch.ones(action_dims))
+
+    @torch.no_grad()
+    def normalize(self, mean: Tensor, deviation: Tensor) -> None:
+        """Adopt the statistics of the actions that are learned from.
+
+        Args:
+            mean: (A,), or that of one environment step, to be repeated for each in a model step.
+            deviation: the same of the standard deviation; where it is 0, 1 takes its place.
+
+        Raises:
+            SettingsError: if they are not finite, or of another width.
+        """
+        for values, buffer in ((mean, self.mean), (deviation, self.deviation)):
+            if values.dim() != 1 or not len(values) or len(buffer) % len(values) or not values.isfinite().all():
+                raise SettingsError(
+                    f"The statistics of {len(buffer)} action dimensions must be finite and of a width that divides "
+                    f"that number, not {values}."
+                )
+        self.mean.copy_(mean.repeat(len(self.mean) // len(mean)))
+        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0).repeat(len(self.deviation) // len(deviation)))
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Return (..., outputs)."""
+        encoded: Tensor = self.outer(F.silu(self.inner(self.reduce((actions - self.mean) / self.deviation))))
+        return encoded
+
+
+class TransformerPredictor(nn.Module):
+    """Predicts the next latent after each step of a window, and features (..., D) that heads read.
+
+    Args:
+        latent_dims: D.
+        action_dims: A.
+        settings: see :class:`TransformerSettings`.
+
+    Attributes:
+        history: steps W of the longest window.
+        features: width of the features.
+        action_encoder: actions (..., A) to what :meth:`forward` takes.
+    """
+
+    def __init__(self, latent_dims: int, action_dims: int, settings: TransformerSettings | None = None) -> None:
+        super().__init__()
+        s = self.settings = settings or TransformerSettings()
+        self.history, self.features = s.history, latent_dims
+        self.action_encoder = ActionEncoder(
+            action_dims, s.action_smoothing, s.action_expansion * latent_dims, latent_dims
+        )
+        self.positions = nn.Parameter(torch.randn(1, s.history, latent_dims))
+        self.layers = nn.ModuleList(TransformerLayer(latent_dims, s) for _ in range(s.depth))
+        self.norm = nn.LayerNorm(latent_dims)
+        self.projector = Projector(latent_dims, s.projector_hidden, latent_dims)
+
+    def forward(self, latents: Tensor, encoded_actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents after each step and features, both (..., T, D).
+
+        Args:
+            latents: (..., T, D) of at most W steps in a row.
+            encoded_actions: (..., T, D), the output of ``action_encoder`` for what was done in each.
+        """
+        shape = latents.shape
+        tokens = latents.flatten(0, -3) + self.positions[:, : shape[-2]]
+        features = self._transformed(tokens, encoded_actions.flatten(0, -3)).view(shape)
+        return self.projector(features), features
+
+    def unroll(self, state: LatentState, encoded_actions: Tensor) -> tuple[Tensor, Tensor, LatentState]:
+        """Return the latents and features (..., H, D) of H steps, predicted open loop, and the last state.
+
+        Args:
+            state: with latents (..., D), or with ones where ``encoded_actions`` has an axis N of candidates.
+            encoded_actions: (..., H, D).
+        """
+        *lead, steps, dims = encoded_actions.shape
+        state = state.map(lambda tensor: tensor.expand(*lead, *tensor.shape[len(lead) :]).flatten(0, len(lead) - 1))
+        rollout, read = [], []
+        for encoded in encoded_actions.reshape(-1, steps, dims).unbind(1):
+            window = Past.of(state, encoded)
+            features = self._newest(window)
+            after = self.projector(features)
+            rollout.append(after)
+            read.append(features)
+            state = LatentState(after, window.newest(self.history - 1))
+        last = state.map(lambda tensor: tensor.unflatten(0, lead))
+        return torch.stack(rollout, 1).unflatten(0, lead), torch.stack(read, 1).unflatten(0, lead), last
+
+    def _newest(self, window: Past) -> Tensor:
+        """Return the features (M, D) after the newest step of ``window``, of M rows."""
+        steps = window.latents.shape[1]
+        if window.padding is None:
+            return self._transformed(window.latents + self.positions[:, :steps], window.actions, newest=True)[:, 0]
+        place = torch.arange(steps, device=window.padding.device)
+        position = (place - window.padding.unsqueeze(1)).clamp(min=0)  # (M, T)
+        seen = (place >= window.padding.unsqueeze(1)).unsqueeze(1) & (place <= place.unsqueeze(1))
+        seen = seen | torch.eye(
+            steps, dtype=torch.bool, device=place.device
+        )  # padding sees itself, so that it is finite
+        tokens = window.latents + self.positions[0, position]
+        return self._transformed(tokens, window.actions, seen.unsqueeze(1), newest=True)[:, 0]
+
+    def _transformed(
+        self, tokens: Tensor, encoded_actions: Tensor, seen: Tensor | None = None, newest: bool = False
+    ) -> Tensor:
+        """Return features (M, T, D), or (M, 1, D) of the newest step alone."""
+        condition = F.silu(encoded_actions)
+        *inner, last = self.layers
+        for layer in inner:
+            tokens = layer(tokens, condition, seen)
+        return self.norm(last(tokens, condition, seen, newest))
+
+
+class TransformerLayer(nn.Module):
+    """One layer: causal attention, then a two-layer network, each modulated and gated by the action."""
+
+    def __init__(self, width: int, settings: TransformerSettings) -> None:
+        super().__init__()
+        s = settings
+        self.heads, inner = s.heads, s.heads * s.head_dims
+        self.modulation = nn.Linear(width, MODULATIONS * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.norm_attention, self.norm_hidden = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * inner, bias=False), nn.Linear(inner, width)
+        self.inner, self.outer = nn.Linear(width, s.hidden), nn.Linear(s.hidden, width)
+        self.dropout = nn.Dropout(s.dropout)
+
+    def forward(self, tokens: Tensor, condition: Tensor, seen: Tensor | None = None, newest: bool = False) -> Tensor:
+        """Return tokens (M, T, width), or only the newest (M, 1, width).
+
+        Args:
+            tokens: (M, T, width).
+            condition: (M, T, width), the activated encodings of the actions.
+            seen: (M, 1, T, T), where a step (rows) sees another (columns); by default itself and those before it.
+            newest: whether only the newest is asked for.
+        """
+        shift, scale, gate, shift_h, scale_h, gate_h = self.modulation(condition).chunk(MODULATIONS, -1)
+        normal = self.norm_attention(_modulated(tokens, shift, scale))
+        if newest:
+            tokens, gate, shift_h, scale_h, gate_h = (part[:, -1:] for part in (tokens, gate, shift_h, scale_h, gate_h))
+        tokens = tokens + gate * self.dropout(self._attended(normal, seen, newest))
+        hidden = self.inner(self.norm_hidden(_modulated(tokens, shift_h, scale_h)))
+        return tokens + gate_h * self.dropout(self.outer(self.dropout(F.gelu(hidden))))
+
+    def _attended(self, tokens: Tensor, seen: Tensor | None, newest: bool) -> Tensor:
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if newest:  # it sees all that is not padding
+            q, seen = q[:, :, -1:], None if seen is None else seen[:, :, -1:]
+        dropout = self.dropout.p if self.training else 0.0
+        causal = seen is None and not newest
+        attended = F.scaled_dot_product_attention(q, k, v, seen, dropout, causal)
+        projected: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=MODULATED_NORM_EPS) * (1 + scale) + shift

@@ -1,0 +1,162 @@
+"""Vision: a small transformer that encodes an image as one vector.
+
+Images arrive as they are stored, uint8 with the channels last. The layers are those of a pre-norm Vision Transformer,
+read out at its class token; a projection with batch normalisation follows, because the transformer ends in a LayerNorm,
+which fixes the length of every vector and would fight a Gaussian regularizer.
+
+Sources: ViT (arXiv 2010.11929); its place here, sizes and projection: LeWorldModel (arXiv 2603.19312).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.errors import SettingsError
+from ..core.settings import Range, Settings, Width
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's channels, by custom."""
+NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class VisionSettings(Settings):
+    """Settings of a :class:`VisionEncoder`."""
+
+    image_size: Annotated[int, Range(ge=8, le=1024)] = 64
+    """Height and width of the images, in pixels."""
+    patch_size: Annotated[int, Range(ge=1, le=1024)] = 8
+    """Height and width of a patch; divides the size of the image."""
+    width: Width = 128
+    """Width of a token."""
+    depth: Annotated[int, Range(ge=1, le=64)] = 4
+    """Layers."""
+    heads: Annotated[int, Range(ge=1, le=64)] = 4
+    """Attention heads; divides the width."""
+    hidden: Width = 512
+    """Width of the layers' hidden layer."""
+    projector_hidden: Width = 512
+    """Width of the projection's hidden layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for whole, part in (("image_size", "patch_size"), ("width", "heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise SettingsError(
+                    f"VisionSettings.{part} = {getattr(self, part)} must divide {whole} = {getattr(self, whole)}."
+                )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (height, width, 3) of an image."""
+        return self.image_size, self.image_size, 3
+
+
+class ImageNormalizer(nn.Module):
+    """Images (..., height, width, 3) of uint8, as floats in the range that encoders expect."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION), persistent=False)
+
+    def update(self, observations: Tensor) -> None:
+        """Do nothing: the range of an image is known."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (..., height, width, 3) float32."""
+        return (images.float() / 255 - self.mean) / self.deviation
+
+
+class VisionEncoder(nn.Module):
+    """Encodes normalised images (..., height, width, 3) into latents (..., D).
+
+    Args:
+        latent_dims: D.
+        settings: see :class:`VisionSettings`.
+    """
+
+    def __init__(self, latent_dims: int, settings: VisionSettings | None = None) -> None:
+        super().__init__()
+        s = self.settings = settings or VisionSettings()
+        patches = (s.image_size // s.patch_size) ** 2
+        self.patch = nn.Linear(3 * s.patch_size**2, s.width)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, s.width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + patches, s.width))
+        self.layers = nn.ModuleList(VisionLayer(s.width, s.heads, s.hidden) for _ in range(s.depth))
+        self.norm = nn.LayerNorm(s.width, eps=NORM_EPS)
+        self.apply(_initialise)
+        for table in (self.class_token, self.positions):
+            nn.init.trunc_normal_(table, std=0.02)
+        self.projector = Projector(s.width, s.projector_hidden, latent_dims)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return latents (..., D)."""
+        shape = images.shape[:-3]
+        tokens = self.patch(self._patches(images.flatten(0, -4)))
+        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.positions
+        for layer in self.layers:
+            tokens = layer(tokens)
+        latents: Tensor = self.projector(self.norm(tokens[:, 0]))
+        return latents.unflatten(0, shape)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """Return patches (B, patches, 3 x patch_size^2), channel by channel, of ``images`` (B, height, width, 3)."""
+        size = self.settings.patch_size
+        side = self.settings.image_size // size
+        grid = images.reshape(-1, side, size, side, size, 3)
+        return grid.permute(0, 1, 3, 5, 2, 4).reshape(-1, side * side, 3 * size * size)
+
+
+class VisionLayer(nn.Module):
+    """One pre-norm layer: attention among all tokens, then a two-layer network on each."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_hidden = (nn.LayerNorm(width, eps=NORM_EPS) for _ in range(2))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, n, width)."""
+        q, k, v = self.qkv(self.norm_attention(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        tokens = tokens + self.out(attended)
+        return tokens + self.outer(F.gelu(self.inner(self.norm_hidden(tokens))))
+
+
+class Projector(nn.Module):
+    """Linear, batch normalisation, GELU, Linear, on vectors (..., inputs) in any arrangement.
+
+    While learning, the statistics are those of all vectors of the batch; afterwards the running ones.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.inner, self.norm, self.outer = (
+            nn.Linear(inputs, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.Linear(hidden, outputs),
+        )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return vectors (..., outputs)."""
+        hidden = self.inner(vectors)
+        normal = self.norm(hidden.flatten(0, -2)).view_as(hidden)
+        projected: Tensor = self.outer(F.gelu(normal))
+        return projected
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
