@@ -104,7 +104,7 @@ class JEPAAgent(SB3Surface):
         room = memory_explained("the world model, actor and critic", "model.hidden or behaviour.hidden")
         with room, torch.random.fork_rng(devices=[]):  # the host's generator only
             torch.default_generator.manual_seed(self.stream("weights"))
-            self.model = self.Model(self.observation_codec.size, self.spec.dims, s.model).to(self.device)
+            self.model = self.Model(self.observation_codec.shape, self.spec.dims, s.model).to(self.device)
             self.behaviour = Behaviour(
                 s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, s.compute, self.stream("behaviour")
             ).to(self.device)

@@ -66,7 +66,7 @@ class OnlineTraining:
     def __init__(self, agent: JEPAAgent, environments: Environments) -> None:
         self.agent, self.environments = agent, environments
         self.store = EpisodeStore(
-            environments.observation_codec.size, environments.action_codec.dims, environments.num_envs
+            environments.observation_codec.shape, environments.action_codec.dims, environments.num_envs
         )
         self.exploration = numpy_generator(agent.seed, "exploration")
         self.sampling = numpy_generator(agent.seed, "sampling")
@@ -229,7 +229,7 @@ class OnlineTraining:
 
     def load_state(self, state: dict[str, Any], segments: Sequence[Segment]) -> bool:
         """Continue from :meth:`state`'s output and all rows; return whether the open episodes were restored exactly."""
-        self.store = EpisodeStore(self.store.observation_dims, self.store.action_dims, self.store.num_envs)
+        self.store = EpisodeStore(self.store.observation_shape, self.store.action_dims, self.store.num_envs)
         self.store.restore([_arrays(segment.tensors) for segment in segments], _arrays(state["store"]))
         for name, value in state["counters"].items():
             setattr(self, name, value)

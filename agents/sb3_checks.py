@@ -70,7 +70,11 @@ def check_spaces(
     name: str, acts_in: tuple[type[gym.Space[Any]], ...], observations: gym.Space[Any], actions: gym.Space[Any]
 ) -> None:
     """Raise :class:`UnsupportedSpaceError` for spaces that the baseline cannot learn in, naming agents that can."""
-    ObservationCodec(observations)
+    if len(ObservationCodec(observations).shape) > 1:
+        raise UnsupportedSpaceError(
+            f"The observations are images, of shape {observations.shape}; the baselines learn from states. Use an "
+            "environment that observes its state."
+        )
     ActionCodec(actions)
     if not isinstance(actions, acts_in):
         fitting = [other for other, agent in agents.items() if isinstance(actions, getattr(agent, "acts_in", object))]

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from ..core.errors import EnvironmentFault, SettingsError
-from .codecs import Array, Floats, ObservationCodec
+from .codecs import Array, ObservationCodec
 from .transition import Transition
 from .vectors import Mask, episode_seed, indices, to_float32
 
@@ -48,7 +48,7 @@ class _Adapter:
             "cannot reset one environment alone. Give an id or a factory instead."
         )
 
-    def _encode(self, observations: Any) -> Floats:
+    def _encode(self, observations: Any) -> Array:
         try:
             encoded = self.codec(observations)
         except EnvironmentFault as error:
@@ -86,14 +86,14 @@ class GymnasiumVector(_Adapter):
         self._episodes = np.full(self.num_envs, -1)
         self._resetting = np.zeros(self.num_envs, bool)  # NEXT_STEP: the next step only resets these
 
-    def reset(self) -> Floats:
+    def reset(self) -> Array:
         """Start a fresh episode everywhere."""
         self._resetting[:] = False
         self.steps = 0
         seeds = self._next_seeds(np.ones(self.num_envs, bool))
         return self._encode(self._call("reset", seed=seeds if self._separable else seeds[0])[0])
 
-    def restart(self, mask: Mask, observations: Floats) -> None:
+    def restart(self, mask: Mask, observations: Array) -> None:
         """Start a fresh episode where ``mask`` holds, through ``reset_mask``."""
         if not self._separable and self.mode is not AutoresetMode.DISABLED:
             raise self._cannot_restart(mask, f"a {type(self.env.unwrapped).__name__} in mode {self.mode}")
@@ -165,13 +165,13 @@ class StableBaselinesVector(_Adapter):
         super().__init__(env, type(env.unwrapped).__name__, env.observation_space, env.action_space)
         self._seed, self._resets = seed, 0
 
-    def reset(self) -> Floats:
+    def reset(self) -> Array:
         """Start a fresh episode everywhere, not one of those before."""
         self.env.seed(episode_seed(self._seed, 0, self._resets))
         self.steps, self._resets = 0, self._resets + 1
         return self._encode(self._call("reset"))
 
-    def restart(self, mask: Mask, observations: Floats) -> None:
+    def restart(self, mask: Mask, observations: Array) -> None:
         """Start a fresh episode where ``mask`` holds, by resetting the single environments, beneath all wrappers."""
         if self.observation_space != self.env.unwrapped.observation_space:
             raise self._cannot_restart(mask, f"{type(self.env).__name__}, which makes observations of its own,")

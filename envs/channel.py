@@ -7,6 +7,7 @@ the one message that is sent at every step, is packed by hand: pickling all of i
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import select
@@ -16,12 +17,13 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
+from .codecs import ObservationCodec
 from .single import Outcome
 
 BUILD, BUILT, RESET, STEP, OUTCOME, FAULT, CLOSE = range(7)
 
 _HEADER = struct.Struct("<BI")
-_OUTCOME = struct.Struct("<d??I")  # reward, terminated, truncated, dimensions of the observation
+_OUTCOME = struct.Struct("<d??")  # reward, terminated, truncated; the observation follows
 _AT_ONCE = 1 << 16  # what a pipe holds
 
 
@@ -99,14 +101,14 @@ def unpack(payload: bytes) -> Any:
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes; what in its info cannot be pickled is left out."""
     observation, reward, terminated, truncated, info = outcome
-    packed = _OUTCOME.pack(reward, terminated, truncated, len(observation)) + observation.tobytes()
+    packed = _OUTCOME.pack(reward, terminated, truncated) + observation.tobytes()
     return packed + _pack_info(info) if info else packed
 
 
-def unpack_outcome(payload: bytes) -> Outcome:
-    """Undo :func:`pack_outcome`."""
-    reward, terminated, truncated, size = _OUTCOME.unpack_from(payload)
-    observation = np.frombuffer(payload, np.float32, size, _OUTCOME.size)
+def unpack_outcome(payload: bytes, codec: ObservationCodec) -> Outcome:
+    """Undo :func:`pack_outcome`, for observations coded by ``codec``."""
+    reward, terminated, truncated = _OUTCOME.unpack_from(payload)
+    observation = np.frombuffer(payload, codec.dtype, math.prod(codec.shape), _OUTCOME.size).reshape(codec.shape)
     end = _OUTCOME.size + observation.nbytes
     return Outcome(observation, reward, terminated, truncated, unpack(payload[end:]) if len(payload) > end else {})
 

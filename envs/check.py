@@ -105,7 +105,9 @@ def _spaces(factory: Factory) -> str:
     env.close()
     observations, actions = ObservationCodec(env.observation_space), ActionCodec(env.action_space)
     kind = "one-hot" if actions.discrete else "in [-1, 1]"
-    return f"{observations.size} observation dimensions, {actions.dims} action dimensions {kind}."
+    shape = observations.shape
+    seen = f"{shape[0]} observation dimensions" if len(shape) == 1 else f"images of {shape[0]} x {shape[1]} pixels"
+    return f"{seen}, {actions.dims} action dimensions {kind}."
 
 
 def _gymnasium(factory: Factory) -> str:

@@ -1,7 +1,7 @@
-"""Codecs: between the spaces that environments have and the flat float32 vectors that everything inside works with.
+"""Codecs: between the spaces that environments have and the float32 vectors that everything inside works with.
 
-Observations become one vector each. Actions are [-1, 1] inside, or one-hots, and come out exactly inside the bounds.
-Spaces that cannot be coded are refused on construction, naming the wrapper that helps.
+Observations become one vector each, and images stay what they are. Actions are [-1, 1] inside, or one-hots, and come
+out exactly inside the bounds. Spaces that cannot be coded are refused on construction, naming the wrapper that helps.
 """
 
 from __future__ import annotations
@@ -17,22 +17,27 @@ from ..core.errors import EnvironmentFault, UnsupportedSpaceError
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
+CHANNELS = (1, 3)
+"""How many channels an image may have."""
 
 
 class ObservationCodec:
-    """Turns native observations into vectors.
+    """Turns native observations into vectors, or images into images with three channels.
 
     A Box is flattened; Discrete, MultiDiscrete and MultiBinary become one-hots; a Dict of these is concatenated in
-    the order of its keys.
+    the order of its keys. A Box of uint8 with two axes, or with three of which the last or the first is one of 1 or 3
+    channels, is an image.
 
     Args:
         space: the space of a single observation.
 
     Attributes:
-        size: length O of the vector.
+        shape: of a coded observation: (O,) for vectors, (height, width, 3) for images.
+        dtype: of its values: float32 for vectors, uint8 for images.
 
     Raises:
-        UnsupportedSpaceError: for images, nested Dicts, Tuples, empty and other spaces.
+        UnsupportedSpaceError: for images beside other observations, stacked or of floats, and for nested Dicts,
+            Tuples, empty and other spaces.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -40,12 +45,15 @@ class ObservationCodec:
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
         self._plain = space.shape if isinstance(space, spaces.Box) else None
         self._parts = {key: _observation_part(part, key) for key, part in parts.items()}
-        self.size = sum(part.size for part in self._parts.values())
-        if self.size == 0:
+        if None in self._parts:
+            self.shape, self.dtype = self._parts[None].coded_shape, self._parts[None].dtype
+        else:
+            self.shape, self.dtype = (sum(part.coded_shape[0] for part in self._parts.values()),), np.dtype(np.float32)
+        if 0 in self.shape:
             raise UnsupportedSpaceError(f"The observation space {space} is empty; there is nothing to learn from.")
 
-    def __call__(self, observations: Any) -> Floats:
-        """Return (B, O) float32 for a batch as vector environments give it: an array, or a dict of arrays.
+    def __call__(self, observations: Any) -> Array:
+        """Return (B, *shape) for a batch as vector environments give it: an array, or a dict of arrays.
 
         The result never shares memory with the argument.
 
@@ -56,8 +64,12 @@ class ObservationCodec:
             return self._parts[None].encode(observations)
         return np.concatenate([part.encode(_item(observations, key)) for key, part in self._parts.items()], axis=1)
 
-    def single(self, observation: Any) -> Floats:
-        """Return (O,) float32 for one observation; raises as :meth:`__call__` does."""
+    def empty(self, batch: int) -> Array:
+        """Return (B, *shape) of zeros."""
+        return np.zeros((batch, *self.shape), self.dtype)
+
+    def single(self, observation: Any) -> Array:
+        """Return (*shape) for one observation; raises as :meth:`__call__` does."""
         if isinstance(observation, np.ndarray) and observation.dtype == np.float32 and observation.shape == self._plain:
             return observation.flatten()  # the usual case, at a fraction of the cost
         if isinstance(observation, dict):
@@ -153,25 +165,51 @@ class ActionCodec:
 class _BoxPart:
     """A Box, flattened."""
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, space: spaces.Box) -> None:
         self.shape = space.shape
-        self.size = int(np.prod(space.shape))
+        self.coded_shape: tuple[int, ...] = (int(np.prod(space.shape)),)
 
-    def encode(self, values: Any) -> Floats:
+    def encode(self, values: Any) -> Array:
         values = _checked(values, self.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes inf, and is caught later
-            return values.reshape(len(values), self.size).astype(np.float32)
+            return values.reshape(len(values), *self.coded_shape).astype(np.float32)
+
+
+class _ImagePart:
+    """An image of uint8, with its channels last, three of them."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.shape = space.shape
+        self._channels_first = len(self.shape) == 3 and self.shape[-1] not in CHANNELS
+        height, width = self.shape[1:] if self._channels_first else self.shape[:2]
+        self.coded_shape: tuple[int, ...] = (height, width, 3)
+
+    def encode(self, values: Any) -> Array:
+        values = _checked(values, self.shape)
+        if values.dtype != np.uint8:
+            raise EnvironmentFault(f"the image has dtype {values.dtype}, and the space says uint8.")
+        if values.ndim == 3:
+            values = values[..., None]
+        if self._channels_first:
+            values = np.moveaxis(values, 1, -1)
+        return np.broadcast_to(values, (len(values), *self.coded_shape)).copy()
 
 
 class _OneHotPart:
     """Discrete, MultiDiscrete or MultiBinary, as one-hots."""
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, space: gym.Space[Any]) -> None:
         self.shape = tuple(space.shape or ())
         self._choices, self._start = _choices(space, "observation")
-        self.size = int(self._choices.sum())
+        self.coded_shape: tuple[int, ...] = (int(self._choices.sum()),)
 
-    def encode(self, values: Any) -> Floats:
+    def encode(self, values: Any) -> Array:
         values = _checked(values, self.shape)
         index = values.reshape(len(values), -1).astype(np.int64) - self._start
         if (index < 0).any() or (index >= self._choices).any():
@@ -182,15 +220,22 @@ class _OneHotPart:
         return _one_hot(index, self._choices)
 
 
-def _observation_part(space: gym.Space[Any], key: str | None) -> _BoxPart | _OneHotPart:
+def _observation_part(space: gym.Space[Any], key: str | None) -> _BoxPart | _ImagePart | _OneHotPart:
     what = "The observation space" if key is None else f"The observation {key!r}"
     if isinstance(space, spaces.Box):
-        if len(space.shape) == 3 or (len(space.shape) == 2 and space.dtype == np.uint8):
+        if len(space.shape) < 2 or (len(space.shape) == 2 and space.dtype != np.uint8):
+            return _BoxPart(space)
+        if key is not None:
             raise UnsupportedSpaceError(
-                f"{what} holds images, of shape {space.shape}. Images come in a later version; for now use an "
-                "environment that observes its state, or drop the key with gymnasium.wrappers.FilterObservation."
+                f"{what} holds images, of shape {space.shape}, beside other observations. Images are understood alone: "
+                "choose the one or the others with gymnasium.wrappers.FilterObservation."
             )
-        return _BoxPart(space)
+        if len(space.shape) > 3 or space.dtype != np.uint8 or (len(space.shape) == 3 and not _is_image(space.shape)):
+            raise UnsupportedSpaceError(
+                f"{what} has shape {space.shape} and dtype {space.dtype}. Images are understood as uint8 with two "
+                "axes, or with three, the last or the first of 1 or 3 channels: not stacked, and not scaled to floats."
+            )
+        return _ImagePart(space)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return _OneHotPart(space)
     advice = (
@@ -202,6 +247,10 @@ def _observation_part(space: gym.Space[Any], key: str | None) -> _BoxPart | _One
         f"{what} is {type(space).__name__}; Box, Discrete, MultiDiscrete, MultiBinary and one Dict of these are "
         f"understood. {advice}"
     )
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return shape[-1] in CHANNELS or shape[0] in CHANNELS
 
 
 def _choices(space: gym.Space[Any], what: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,7 +15,8 @@ from ..core.files import write_atomically
 Array = NDArray[Any]
 PER_ROW = ("observations", "actions", "rewards", "terminated", "successors", "episode_of_row")
 PER_EPISODE = ("latest", "closed")
-_FORMAT = 1
+OBSERVATION_DTYPES = ("float32", "uint8")
+_FORMAT = 2
 _HEADER = "store.json"
 _LEAST_CAPACITY = 1024
 
@@ -24,7 +25,8 @@ class Columns:
     """Named arrays that grow together.
 
     Args:
-        observation_dims: O.
+        observation_shape: of one observation, coded.
+        observation_dtype: of its values.
         action_dims: A.
         folder: where one raw file per column and ``store.json`` with the counts are kept, or ``None`` for memory.
 
@@ -32,26 +34,37 @@ class Columns:
         rows: rows in use.
         episodes: episodes in use.
         data: the columns, with room beyond what is in use; replaced when they grow, so look them up every time.
-            Per row: observations (O,), actions (A,), rewards, terminated, episode_of_row, and successors: the next row
-            of the episode, or ``~episode`` after its last. Per episode: latest (O,), what was observed last, and
+            Per row: observations (of any shape), actions (A,), rewards, terminated, episode_of_row, and successors: the
+            next row of the episode, or ``~episode`` after its last. Per episode: latest, what was observed last, and
             closed, whether it ended.
 
     Raises:
         CheckpointError: if what ``folder`` holds is damaged, of another version or of other dimensions.
     """
 
-    def __init__(self, observation_dims: int, action_dims: int, folder: Path | None = None) -> None:
-        self._types: dict[str, tuple[tuple[int, ...], type]] = {
-            "observations": ((observation_dims,), np.float32),
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        observation_dtype: np.dtype[Any],
+        action_dims: int,
+        folder: Path | None = None,
+    ) -> None:
+        observation = observation_shape, observation_dtype
+        self._types: dict[str, tuple[tuple[int, ...], Any]] = {
+            "observations": observation,
             "actions": ((action_dims,), np.float32),
             "rewards": ((), np.float32),
             "terminated": ((), np.bool_),
             "successors": ((), np.int64),
             "episode_of_row": ((), np.int64),
-            "latest": ((observation_dims,), np.float32),
+            "latest": observation,
             "closed": ((), np.bool_),
         }
-        self._dims = {"observation_dims": observation_dims, "action_dims": action_dims}
+        self._kind = {
+            "observation_shape": list(observation_shape),
+            "observation_dtype": observation_dtype.name,
+            "action_dims": action_dims,
+        }
         self._folder = folder
         self._maps: dict[str, np.memmap[Any, Any]] = {}
         self.rows, self.episodes = self._counts_in_folder()
@@ -81,7 +94,7 @@ class Columns:
             return
         for mapped in self._maps.values():
             mapped.flush()
-        header = {"format": _FORMAT, **self._dims, "rows": self.rows, "episodes": self.episodes}
+        header = {"format": _FORMAT, **self._kind, "rows": self.rows, "episodes": self.episodes}
         write_atomically(self._folder / _HEADER, json.dumps(header, indent=1).encode())
 
     def _used(self, name: str) -> int:
@@ -113,9 +126,9 @@ class Columns:
         header = None if self._folder is None else read_header(self._folder)
         if self._folder is None or header is None:
             return 0, 0
-        if any(header[name] != dims for name, dims in self._dims.items()):
-            found = {name: header[name] for name in self._dims}
-            raise CheckpointError(f"The store in {self._folder} has {found}, not {self._dims}.")
+        found = {name: header[name] for name in self._kind}
+        if found != self._kind:
+            raise CheckpointError(f"The store in {self._folder} has {found}, not {self._kind}.")
         counts = header["rows"], header["episodes"]
         for name, (shape, dtype) in self._types.items():
             path = self._folder / f"{name}.bin"
@@ -133,17 +146,20 @@ class Columns:
         self.data["closed"][episodes] = False
 
 
-def read_header(folder: Path) -> dict[str, int] | None:
-    """Return the dimensions and counts of the store in ``folder``, or ``None`` if there is none."""
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """Return the kind of observations and actions and the counts of the store in ``folder``, if there is one."""
     path = folder / _HEADER
     if not path.exists():
         return None
     try:
         header = json.loads(path.read_bytes())
-        names = ("format", "observation_dims", "action_dims", "rows", "episodes")
-        numbers = {name: int(header[name]) for name in names}
+        numbers = {name: int(header[name]) for name in ("format", "rows", "episodes")}
+        if numbers["format"] != _FORMAT or min(numbers.values()) < 0:
+            raise CheckpointError(f"{path} is of format {numbers['format']}, or damaged; this version reads {_FORMAT}.")
+        shape, dims = [int(size) for size in header["observation_shape"]], int(header["action_dims"])
+        kind = {"observation_shape": shape, "observation_dtype": str(header["observation_dtype"]), "action_dims": dims}
+        if kind["observation_dtype"] not in OBSERVATION_DTYPES or not shape or min(*shape, dims) < 1:
+            raise ValueError(f"there are no such observations and actions: {kind}")
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    if numbers["format"] != _FORMAT or min(numbers.values()) < 0:
-        raise CheckpointError(f"{path} is of format {numbers['format']}, or damaged; this version reads {_FORMAT}.")
-    return numbers
+    return {**numbers, **kind}

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import EnvironmentFault, ForethoughtError, SettingsError
 from .channel import BUILD, CLOSE, FAULT, RESET, STEP, Channel, pack, unpack, unpack_outcome
+from .codecs import ObservationCodec
 from .nursery import REPLY, REQUEST
 from .single import Outcome
 from .worker import SEED, STEP_HEAD
@@ -110,6 +111,7 @@ class WorkerEnvironment:
             EnvironmentFault: it failed otherwise.
         """
         self.name, self.observation_space, self.action_space = unpack(self._receive())
+        self._codec = ObservationCodec(self.observation_space)
 
     def ask_reset(self, seed: int) -> None:
         """Tell the worker to reset, unless it does so already."""
@@ -130,7 +132,7 @@ class WorkerEnvironment:
             EnvironmentFault: the environment raised; or the worker died, or took longer than ``timeout_s``.
         """
         self._resetting_with = None
-        outcome = unpack_outcome(self._receive())
+        outcome = unpack_outcome(self._receive(), self._codec)
         if outcome.terminated or outcome.truncated:
             self._resetting_with = self._next_seed
         return outcome

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..core.errors import EnvironmentFault, ForethoughtError
-from .codecs import Floats, ObservationCodec
+from .codecs import Array, ObservationCodec
 
 CUT_NOTE = (
     " Its episode had been truncated before its own end, because it had grown too long; where the environment does not "
@@ -25,13 +25,13 @@ class Outcome(NamedTuple):
     """Where a reset or a step led; after a reset, everything but the observation is nothing.
 
     Attributes:
-        observation: (O,) coded.
+        observation: (O,) coded, or an image (height, width, 3).
         reward: of the step.
         terminated, truncated: whether it ended the episode.
         info: of the step; at an episode's end with "terminal_observation", native.
     """
 
-    observation: Floats
+    observation: Array
     reward: float
     terminated: bool
     truncated: bool

@@ -34,7 +34,7 @@ class EpisodeStore:
     """Append-only rows of experience.
 
     Args:
-        observation_dims: O.
+        observation_shape: of one observation: the width O of a vector, or (height, width, 3) of an image.
         action_dims: A, of internal actions ([-1, 1] or one-hots).
         num_envs: B, environments that append to it.
         folder: where to keep the rows as memory-mapped files, for data larger than memory. A store that is there
@@ -46,16 +46,22 @@ class EpisodeStore:
     """
 
     def __init__(
-        self, observation_dims: int, action_dims: int, num_envs: int = 1, folder: str | Path | None = None
+        self,
+        observation_shape: int | tuple[int, ...],
+        action_dims: int,
+        num_envs: int = 1,
+        folder: str | Path | None = None,
     ) -> None:
-        if min(observation_dims, action_dims, num_envs) < 1:
+        shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
+        if not shape or min(*shape, action_dims, num_envs) < 1:
             raise SettingsError(
                 f"A store needs at least one observation dimension, action dimension and environment, not "
-                f"{observation_dims}, {action_dims} and {num_envs}."
+                f"{observation_shape}, {action_dims} and {num_envs}."
             )
-        self.observation_dims, self.action_dims, self.num_envs = observation_dims, action_dims, num_envs
-        self._columns = Columns(observation_dims, action_dims, None if folder is None else Path(folder))
-        self._now = np.zeros((num_envs, observation_dims), np.float32)
+        self.observation_shape, self.action_dims, self.num_envs = shape, action_dims, num_envs
+        dtype = np.dtype(np.float32 if len(shape) == 1 else np.uint8)
+        self._columns = Columns(shape, dtype, action_dims, None if folder is None else Path(folder))
+        self._now = np.zeros((num_envs, *shape), dtype)
         self._began = np.zeros(num_envs, bool)
         self._open_episode = np.full(num_envs, _NONE, np.int64)  # none until its first step
         self._last_row = np.full(num_envs, _NONE, np.int64)
@@ -70,7 +76,7 @@ class EpisodeStore:
         header = read_header(Path(folder))
         if header is None:
             raise CheckpointError(f"{folder} holds no episode store.")
-        return cls(header["observation_dims"], header["action_dims"], num_envs, folder)
+        return cls(tuple(header["observation_shape"]), header["action_dims"], num_envs, folder)
 
     @property
     def rows(self) -> int:
@@ -145,7 +151,7 @@ class EpisodeStore:
         """Add a recorded episode of T steps.
 
         Args:
-            observations: (T + 1, O), the one after the last step included.
+            observations: (T + 1, O), or images (T + 1, height, width, 3), the one after the last step included.
             actions: (T, A), internal ones (:meth:`ActionCodec.encode` makes them).
             rewards: (T,); zeros where there are none.
             terminated: whether the last step reached a terminal state.
@@ -157,7 +163,7 @@ class EpisodeStore:
         """
         steps = len(actions)
         given = (np.shape(observations), np.shape(actions), np.shape(rewards))
-        expected = ((steps + 1, self.observation_dims), (steps, self.action_dims), (steps,))
+        expected = ((steps + 1, *self.observation_shape), (steps, self.action_dims), (steps,))
         if given != expected or steps == 0:
             raise SettingsError(
                 f"An episode of {steps} steps needs observations, actions and rewards of shapes {expected}, "
@@ -285,7 +291,7 @@ class EpisodeStore:
 
         Episodes that were running stay as they are, unfinished.
         """
-        moved = type(self)(self.observation_dims, self.action_dims, num_envs)
+        moved = type(self)(self.observation_shape, self.action_dims, num_envs)
         moved.restore([self.segment()], {**moved.standing(), "unfinished": self.standing()["unfinished"]})
         return moved
 

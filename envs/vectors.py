@@ -42,7 +42,7 @@ class Vector(Protocol):
     action_space: gym.Space[Any]
     codec: ObservationCodec
 
-    def reset(self) -> Floats:
+    def reset(self) -> Array:
         """Start a fresh episode everywhere and return its observations (B, O)."""
         ...
 
@@ -56,7 +56,7 @@ class Vector(Protocol):
         """
         ...
 
-    def restart(self, mask: Mask, observations: Floats) -> None:
+    def restart(self, mask: Mask, observations: Array) -> None:
         """Abandon the episodes where ``mask`` holds, and write what the fresh ones begin with into ``observations``."""
         ...
 
@@ -98,13 +98,13 @@ class BuiltVector:
         self._next_seeds = [episode_seed(seed, index, 0) for index in range(self.num_envs)]
         self.steps = np.zeros(self.num_envs, np.int64)
 
-    def reset(self) -> Floats:
+    def reset(self) -> Array:
         """Start the next episode everywhere."""
-        observations = np.empty((self.num_envs, self.codec.size), np.float32)
+        observations = self.codec.empty(self.num_envs)
         self.restart(np.ones(self.num_envs, bool), observations)
         return observations
 
-    def restart(self, mask: Mask, observations: Floats) -> None:
+    def restart(self, mask: Mask, observations: Array) -> None:
         """Start the next episode where ``mask`` holds."""
         chosen = indices(mask)
         for index in chosen:
@@ -115,7 +115,7 @@ class BuiltVector:
             except EnvironmentFault as fault:
                 observations[index] = self.replace(index, fault)
 
-    def begin(self, index: int, episode: int, seed: int) -> Floats:
+    def begin(self, index: int, episode: int, seed: int) -> Array:
         """Start episode number ``episode`` of environment ``index`` with ``seed`` and return its observation (O,)."""
         self._ask_for_episode(index, episode, seed)
         return self._answer(index).observation
@@ -127,7 +127,7 @@ class BuiltVector:
         self.steps[index] += 1
         return outcome
 
-    def replace(self, index: int, fault: EnvironmentFault) -> Floats:
+    def replace(self, index: int, fault: EnvironmentFault) -> Array:
         """Build environment ``index`` anew after ``fault``, and return what its next episode begins with (O,).
 
         Raises:
@@ -149,7 +149,7 @@ class BuiltVector:
         """Step every environment, reset those whose episode ended, and build anew those that failed."""
         for index, (environment, action) in enumerate(zip(self.environments, actions, strict=True)):
             environment.ask_step(action, self._next_seeds[index], bool(last[index]))
-        after = np.zeros((self.num_envs, self.codec.size), np.float32)
+        after = self.codec.empty(self.num_envs)
         rewards, valid = np.zeros(self.num_envs, np.float64), np.ones(self.num_envs, bool)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         infos: list[dict[str, Any]] = []
@@ -203,8 +203,10 @@ def indices(mask: Mask) -> list[int]:
     return [index for index, holds in enumerate(mask.tolist()) if holds]
 
 
-def finite_rows(values: Floats) -> Mask:
-    """Return (B,), where a row of ``values`` (B, O) is finite."""
+def finite_rows(values: Array) -> Mask:
+    """Return (B,), where a row of ``values`` (B, ...) is finite, as an image always is."""
+    if values.dtype == np.uint8:
+        return np.ones(len(values), bool)
     return np.asarray(np.isfinite(values).all(axis=1))
 
 

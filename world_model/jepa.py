@@ -159,6 +159,11 @@ class JEPA(nn.Module):
             self.normalizer = ImageNormalizer()
             self.encoder = encoder or VisionEncoder(s.latent_dims, s.vision)
         else:
+            if len(self.observation_shape) != 1:
+                raise SettingsError(
+                    f"Observations of shape {self.observation_shape} are images, which this model does not encode: "
+                    "give it vision, such as VisionSettings(image_size=64)."
+                )
             (dims,) = self.observation_shape
             self.normalizer = RunningNormalizer(dims)
             self.encoder = encoder or MLPEncoder(dims, s.latent_dims, [s.hidden] * 2, s.latent_form)

@@ -90,9 +90,23 @@ def test_other_action_spaces_are_refused_with_advice(space, message, small):
         JEPAAgent(lambda: Target(space), **small)
 
 
-def test_images_are_refused_for_now(small):
-    with pytest.raises(UnsupportedSpaceError, match="later"):
-        JEPAAgent(lambda: Target(observation_space=spaces.Box(0, 255, (8, 8, 3), np.uint8)), **small)
+def test_images_are_learned_from_where_the_model_has_vision(small, tmp_path):
+    def make():
+        return Target(observation_space=spaces.Box(0, 255, (3, 8, 8), np.uint8))
+
+    with pytest.raises(SettingsError, match=r"are images.*give it vision"):
+        JEPAAgent(make, **small)
+    vision = {"image_size": 8, "patch_size": 4, "width": 16, "depth": 1, "heads": 2, "hidden": 16}
+    transformer = {"depth": 1, "heads": 2, "head_dims": 8, "hidden": 16, "projector_hidden": 16}
+    model = {"vision": {**vision, "projector_hidden": 16}, "transformer": transformer, "context": 3}
+    agent = JEPAAgent(make, **small | {"model": small["model"] | model}).learn(40)
+    assert agent.learner.optimization.updates > 0
+    observation = make().reset(seed=0)[0]
+    action, state = agent.predict(observation)
+    again = JEPAAgent.load(agent.save(tmp_path / "agent") or tmp_path / "agent")
+    np.testing.assert_array_equal(again.predict(observation)[0], action)
+    assert agent.predict(observation, state)[0].shape == (2,)
+    assert len(agent.predict(np.stack([observation] * 3))[0]) == 3
 
 
 def test_observation_statistics_do_not_come_from_vec_normalize(small):

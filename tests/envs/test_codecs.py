@@ -125,11 +125,38 @@ def test_observations_become_one_float32_vector_in_key_order() -> None:
     expected = np.concatenate([np.array(parts[key], np.float32) for key in keys], axis=1)
     np.testing.assert_array_equal(codec(batch), expected)
     assert codec(batch).dtype == np.float32
-    assert codec.size == 11
+    assert codec.shape == (11,)
     single = {key: values[1] for key, values in batch.items()}
     np.testing.assert_array_equal(codec.single(single), expected[1])
     assert codec.is_batch(batch)
     assert not codec.is_batch(single)
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        ((4, 6, 3), lambda image: image),
+        ((3, 4, 6), lambda image: np.moveaxis(image, 0, -1)),
+        ((4, 6, 1), lambda image: image.repeat(3, -1)),
+        ((4, 6), lambda image: np.stack([image] * 3, -1)),
+    ],
+)
+def test_images_stay_images_with_three_channels_last(shape: tuple[int, ...], seen: Any) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8, seed=0)
+    codec, images = ObservationCodec(space), np.stack([space.sample(), space.sample()])
+    assert (codec.shape, codec.dtype) == ((4, 6, 3), np.uint8)
+    coded = codec(images)
+    assert coded.dtype == np.uint8
+    for image, one in zip(images, coded, strict=True):
+        np.testing.assert_array_equal(one, seen(image))
+        np.testing.assert_array_equal(codec.single(image), one)
+    assert codec.is_batch(images)
+    assert not codec.is_batch(images[0])
+    before = coded.copy()
+    images[:] = 0
+    np.testing.assert_array_equal(coded, before)
+    with pytest.raises(EnvironmentFault, match="dtype float64, and the space says uint8"):
+        codec.single(np.zeros(shape))
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (3,)), spaces.Discrete(4, start=-2), spaces.MultiDiscrete([2, 3])])
@@ -192,8 +219,9 @@ def test_impossible_action_spaces_are_refused_with_advice(space: gym.Space[Any],
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Box(0, 255, (64, 64, 3), np.uint8), "images.*later version"),
-        (spaces.Box(0, 255, (64, 64), np.uint8), "images"),
+        (spaces.Box(0, 255, (4, 64, 64, 3), np.uint8), "shape.*4, 64, 64, 3.*not stacked"),
+        (spaces.Box(0, 255, (64, 64, 4), np.uint8), "1 or 3 channels"),
+        (spaces.Box(0, 1, (64, 64, 3), np.float32), "not scaled to floats"),
         (spaces.Dict({"eye": spaces.Box(0, 255, (8, 8, 3), np.uint8)}), "'eye' holds images.*FilterObservation"),
         (spaces.Box(-1, 1, (0,)), "empty"),
         (spaces.Dict({}), "empty"),

@@ -361,10 +361,11 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
     store = EpisodeStore(2, 2, folder=tmp_path)
     fill(store, [[RUNNING]] * 2000)
     store.flush()
-    with pytest.raises(CheckpointError, match="'observation_dims': 2"):
+    with pytest.raises(CheckpointError, match=r"'observation_shape': \[2\]"):
         EpisodeStore(3, 2, folder=tmp_path)
     header = json.loads((tmp_path / "store.json").read_text())
-    for text in ("{", "[]", json.dumps({**header, "format": 2}), json.dumps({**header, "rows": -1})):
+    wrong = [{"format": 1}, {"rows": -1}, {"observation_shape": []}, {"observation_dtype": "object"}]
+    for text in ("{", "[]", *(json.dumps({**header, **change}) for change in wrong)):
         (tmp_path / "store.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"damaged|format"):
             EpisodeStore.open(tmp_path)

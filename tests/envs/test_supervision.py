@@ -58,7 +58,7 @@ def make(monkeypatch: pytest.MonkeyPatch):
 def record(environments: Environments, steps: int) -> tuple[EpisodeStore, list[Transition]]:
     """Take random steps and store them."""
     rng = np.random.default_rng(0)
-    store = EpisodeStore(environments.observation_codec.size, environments.action_codec.dims, environments.num_envs)
+    store = EpisodeStore(environments.observation_codec.shape, environments.action_codec.dims, environments.num_envs)
     store.begin(environments.reset())
     return store, go_on(environments, store, rng, steps)
 
@@ -135,7 +135,7 @@ def test_open_episodes_are_taken_up_bit_for_bit_also_after_a_restart(make: Any) 
     resumed = make(broken)
     assert resumed.load_state_dict(json.loads(json.dumps(unbroken.state_dict())))
     assert resumed.restarts == 1
-    again = EpisodeStore(resumed.observation_codec.size, resumed.action_codec.dims, resumed.num_envs)
+    again = EpisodeStore(resumed.observation_codec.shape, resumed.action_codec.dims, resumed.num_envs)
     again.restore([store.segment()], store.standing())
     go_on(unbroken, store, np.random.default_rng(1), 20)
     go_on(resumed, again, np.random.default_rng(1), 20)

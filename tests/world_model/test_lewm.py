@@ -252,3 +252,14 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff{")
     with pytest.raises(CheckpointError, match="configuration"):
         load_lewm(tmp_path / "weights.pt")
+
+
+def test_a_model_says_what_it_encodes() -> None:
+    with pytest.raises(SettingsError, match=r"images of shape \(64, 64, 3\), not observations of shape \(96, 96, 3\)"):
+        JEPA((96, 96, 3), 10, LEWM_SMALL)
+    with pytest.raises(SettingsError, match=r"are images.*give it vision"):
+        JEPA((64, 64, 3), 10)
+    with pytest.raises(SettingsError, match="looks back"):
+        LEWM_SMALL.replace(context=4)
+    with pytest.raises(SettingsError, match="unroll = 5 is more than the 3 steps"):
+        LEWM_SMALL.replace(unroll=5)
