@@ -96,6 +96,7 @@ class JEPAAgent(SB3Surface):
     def _adopt_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
         self.observation_codec, self.action_codec = ObservationCodec(observation_space), ActionCodec(action_space)
+        self.settings = self.settings.seeing(self.observation_codec.shape)
 
     def _build(self) -> None:
         s = self.settings

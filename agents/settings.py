@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
 from ..envs import Supervision
 from ..planners.base import MOST_STEPS, Size
-from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings
+from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings, VisionSettings
 from .behaviour import BehaviourSettings
 
 
@@ -45,7 +45,7 @@ class JEPAAgentSettings(Settings):
     """Settings of a :class:`~forethought.JEPAAgent`."""
 
     model: JEPASettings = field(default_factory=JEPASettings)
-    """The world model."""
+    """The world model; where observations are images and it has no vision, it is given one that fits them."""
     learner: OptimizationSettings = field(default_factory=OptimizationSettings)
     """How the world model is optimised."""
     behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
@@ -93,3 +93,9 @@ class JEPAAgentSettings(Settings):
             raise SettingsError(
                 "JEPAAgentSettings.model.heads = False: this agent plans by the reward that heads predict."
             )
+
+    def seeing(self, observation_shape: tuple[int, ...]) -> Self:
+        """Return settings for observations of this shape: with vision, where they are images."""
+        if len(observation_shape) == 1 or self.model.vision is not None:
+            return self
+        return self.replace(model=self.model.replace(vision=VisionSettings.fitting(observation_shape)))

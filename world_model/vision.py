@@ -10,7 +10,7 @@ Sources: ViT (arXiv 2010.11929); its place here, sizes and projection: LeWorldMo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from ..core.settings import Range, Settings, Width
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, by custom."""
 NORM_EPS = 1e-12
+MOST_PATCHES = 8
+"""Along each side of an image, where the settings are chosen for it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ class VisionSettings(Settings):
                 raise SettingsError(
                     f"VisionSettings.{part} = {getattr(self, part)} must divide {whole} = {getattr(self, whole)}."
                 )
+
+    @classmethod
+    def fitting(cls, shape: tuple[int, ...]) -> Self:
+        """Return settings for images of ``shape`` (height, width, 3), with at most 8 patches along each side.
+
+        Raises:
+            SettingsError: if the images are not square, or of a size that the encoder does not take.
+        """
+        height, width, _ = shape
+        if height != width:
+            raise SettingsError(
+                f"Images must be square, not {height} x {width}; gymnasium.wrappers.ResizeObservation(env, (64, 64)) "
+                "makes them so."
+            )
+        patches = max(count for count in range(1, MOST_PATCHES + 1) if height % count == 0)
+        return cls(image_size=height, patch_size=height // patches)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

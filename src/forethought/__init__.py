@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "JEPA": "world_model",
+    "load_lewm": "world_model",
     "ActionSpec": "planners",
     "Plan": "planners",
     "make_planner": "planners",
@@ -64,3 +65,4 @@ if TYPE_CHECKING:
     from .planners import make_planner as make_planner
     from .planners import register_planner as register_planner
     from .world_model import JEPA as JEPA
+    from .world_model import load_lewm as load_lewm

@@ -90,12 +90,10 @@ def test_other_action_spaces_are_refused_with_advice(space, message, small):
         JEPAAgent(lambda: Target(space), **small)
 
 
-def test_images_are_learned_from_where_the_model_has_vision(small, tmp_path):
+def test_images_are_learned_from(small, tmp_path):
     def make():
         return Target(observation_space=spaces.Box(0, 255, (3, 8, 8), np.uint8))
 
-    with pytest.raises(SettingsError, match=r"are images.*give it vision"):
-        JEPAAgent(make, **small)
     vision = {"image_size": 8, "patch_size": 4, "width": 16, "depth": 1, "heads": 2, "hidden": 16}
     transformer = {"depth": 1, "heads": 2, "head_dims": 8, "hidden": 16, "projector_hidden": 16}
     model = {"vision": {**vision, "projector_hidden": 16}, "transformer": transformer, "context": 3}
@@ -359,3 +357,14 @@ def test_misspelt_settings_name_the_nearest(small):
         JEPAAgent(Target, exploration=-1.0)
     with pytest.raises(UnknownNameError, match="icem"):
         JEPAAgent(Target, planner="iceem")
+
+
+def test_a_model_is_given_vision_that_fits_the_images(small):
+    def agent(*shape):
+        return JEPAAgent(lambda: Target(observation_space=spaces.Box(0, 255, shape, np.uint8)), **small)
+
+    vision = agent(84, 84, 3).settings.model.vision
+    assert (vision.image_size, vision.patch_size) == (84, 12)
+    assert agent(64, 64).settings.model.vision.patch_size == 8
+    with pytest.raises(SettingsError, match=r"square, not 64 x 48.*ResizeObservation"):
+        agent(64, 48, 3)

@@ -37,7 +37,13 @@ def parse(options: type[Options], command: str, arguments: Sequence[str], descri
         if os.environ.get("NO_COLOR"):  # tyro looks at the terminal only
             stack.enter_context(redirect_stdout(help_text))
         try:
-            return tyro.cli(options, prog=f"forethought {command}", description=description or None, args=arguments)
+            return tyro.cli(
+                options,
+                prog=f"forethought {command}",
+                description=description or None,
+                args=arguments,
+                config=(tyro.conf.AvoidSubcommands,),  # settings that are none by default stay so
+            )
         except SystemExit as stop:
             ended = stop
     cause: BaseException | None = ended
