@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class Behaviour(nn.Module):
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
-        parameters = [
+        parameters: list[dict[str, Any]] = [
             {"params": self.critic.parameters()},
             {"params": self.actor.parameters(), "lr": s.actor_learning_rate},
         ]

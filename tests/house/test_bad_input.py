@@ -112,9 +112,9 @@ def test_a_mistake_is_refused_in_one_sentence_and_leaves_nothing_behind(forethou
         ({"action_space": Dict(a=VECTOR)}, "Dict"),
         ({"action_space": Tuple([VECTOR, Discrete(2)])}, "Tuple"),
         ({"action_space": Box(-1, 1, (0,))}, "no dimensions"),
-        ({"observation_space": Box(0, 255, (64, 64, 3), np.uint8)}, "image"),
+        ({"observation_space": Box(0, 255, (4, 64, 64, 3), np.uint8)}, "image"),
     ],
-    ids=["infinite actions", "Dict actions", "Tuple actions", "zero-size actions", "images"],
+    ids=["infinite actions", "Dict actions", "Tuple actions", "zero-size actions", "stacked images"],
 )
 @pytest.mark.parametrize("agent", ["jepa", "sac"])
 def test_spaces_that_no_agent_can_use_are_refused(forethought, task, tmp_path, spaces, part, agent):

@@ -238,12 +238,18 @@ def made(cls: type[Settings]) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries({}, optional=fields).map(build).filter(lambda built: built is not None)
 
 
+WITHOUT_OPTION = ("model.vision", "model.transformer")
+"""Groups of settings that are none by default: for images the agent chooses them, and Python gives them."""
+
+
 def as_options(data: dict[str, Any], prefix: str = "") -> list[str]:
     """Return plain settings as they would be written on the command line."""
     written = []
     for name, value in data.items():
         option = f"{prefix}{name}".replace("_", "-")
-        if isinstance(value, dict):
+        if option in WITHOUT_OPTION:
+            assert value is None
+        elif isinstance(value, dict):
             written += as_options(value, f"{option}.")
         elif isinstance(value, bool):
             written.append(f"--{option}" if value else f"--{prefix}no-{name}".replace("_", "-"))
