@@ -78,6 +78,12 @@ def whole_blocks(columns: Columns, block: int, first: int, last: int) -> Places:
     return first + np.flatnonzero(_complete(columns, np.arange(first, last), block, last))
 
 
+def whole_clips(columns: Columns, spec: ClipSpec, last: int) -> Places:
+    """Return all rows before ``last`` from which every step of a clip was taken, in order."""
+    path, taken = _follow(columns["successors"], np.arange(last), spec.length * spec.block, last)
+    return np.flatnonzero(_valid(columns, path, taken, spec.block).all(axis=0))
+
+
 def cut_clips(columns: Columns, starts: Places, spec: ClipSpec, last: int) -> Clip:
     """Return the clips (see :class:`Clip`) that begin at ``starts`` (B,); rows from ``last`` on do not exist."""
     batch, block = len(starts), spec.block

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
-from .clips import cut_clips, draw_endings, draw_starts, whole_blocks
+from .clips import cut_clips, draw_endings, draw_starts, whole_blocks, whole_clips
 from .columns import Columns, read_header
 from .segments import add_segment, cut_segment, link_rows, require_like
 
@@ -225,6 +225,25 @@ class EpisodeStore:
         if not len(starts):
             raise SettingsError(f"No block of {spec.block} steps is complete in rows {first} to {last}.")
         return cut_clips(data, starts, spec, last)
+
+    def starts(self, spec: ClipSpec, episodes: Array | None = None) -> NDArray[np.int64]:
+        """Return the rows from which every step of a clip was taken, in order, for :meth:`cut`.
+
+        Args:
+            spec: model steps T and environment steps per model step.
+            episodes: numbers of the episodes to use; all by default. To hold data out, split them, never their rows:
+                clips that overlap tell of each other.
+        """
+        rows = whole_clips(self._columns.data, spec, self.rows)
+        if episodes is None:
+            return rows
+        chosen = np.zeros(self.episodes, bool)
+        chosen[episodes] = True
+        return rows[chosen[self._columns.data["episode_of_row"][rows]]]
+
+    def cut(self, starts: NDArray[np.int64], spec: ClipSpec) -> Clip:
+        """Cut the clips that begin at the rows ``starts`` (B,), in that order."""
+        return cut_clips(self._columns.data, starts, spec, self.rows)
 
     def episode(self, index: int) -> dict[str, Array]:
         """Return a copy of one episode of T steps.

@@ -375,3 +375,20 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
         EpisodeStore.open(tmp_path)
     with pytest.raises(CheckpointError, match="holds no episode store"):
         EpisodeStore.open(tmp_path / "elsewhere")
+
+
+@settings(max_examples=60, deadline=None)
+@given(scripts, st.integers(1, 3), st.integers(1, 3))
+def test_starts_are_the_rows_from_which_every_step_was_taken(script: list[list[int]], length: int, block: int) -> None:
+    store, spec = EpisodeStore(2, 2, len(script[0])), ClipSpec(length, block)
+    fill(store, script)
+    starts = store.starts(spec)
+    rows = np.arange(store.rows)
+    whole = store.cut(rows, spec).valid.all(1).numpy() if len(rows) else np.zeros(0, bool)
+    np.testing.assert_array_equal(starts, rows[whole])
+    of_row = store.arrays()["episode_of_row"]
+    some = np.arange(0, store.episodes, 2)
+    np.testing.assert_array_equal(store.starts(spec, some), starts[np.isin(of_row[starts], some)])
+    if len(starts):
+        clip = store.cut(starts[::-1], spec)
+        np.testing.assert_array_equal(clip.observations[:, 0], store.arrays()["observations"][starts[::-1]])
