@@ -79,9 +79,9 @@ def whole_blocks(columns: Columns, block: int, first: int, last: int) -> Places:
 
 
 def whole_clips(columns: Columns, spec: ClipSpec, last: int) -> Places:
-    """Return all rows before ``last`` from which every step of a clip was taken, in order."""
-    path, taken = _follow(columns["successors"], np.arange(last), spec.length * spec.block, last)
-    return np.flatnonzero(_valid(columns, path, taken, spec.block).all(axis=0))
+    """Return all rows before ``last`` from which every environment step of a clip was taken, in order."""
+    _, taken = _follow(columns["successors"], np.arange(last), spec.length * spec.block, last)
+    return np.flatnonzero(taken.all(axis=0))
 
 
 def cut_clips(columns: Columns, starts: Places, spec: ClipSpec, last: int) -> Clip:

@@ -227,7 +227,7 @@ class EpisodeStore:
         return cut_clips(data, starts, spec, last)
 
     def starts(self, spec: ClipSpec, episodes: Array | None = None) -> NDArray[np.int64]:
-        """Return the rows from which every step of a clip was taken, in order, for :meth:`cut`.
+        """Return the rows from which every environment step of a clip was taken, in order, for :meth:`cut`.
 
         Args:
             spec: model steps T and environment steps per model step.

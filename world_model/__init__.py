@@ -10,7 +10,7 @@ from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
 from .optimization import Optimization, OptimizationSettings
 from .sigreg import SIGReg, effective_rank, unit_directions
 from .state import Imagination, LatentState, Past, Step
-from .transformer import TransformerPredictor, TransformerSettings
+from .transformer import ActionEncoder, TransformerPredictor, TransformerSettings
 from .vision import VisionEncoder, VisionSettings
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "VisionEncoder",
     "VisionSettings",
     "TransformerPredictor",
+    "ActionEncoder",
     "TransformerSettings",
     "TwoHotHead",
     "ContinueHead",

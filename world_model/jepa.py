@@ -188,6 +188,12 @@ class JEPA(nn.Module):
         """The clips that :meth:`forward` wants."""
         return ClipSpec(length=self.settings.unroll, block=self.settings.block)
 
+    @property
+    def drops(self) -> bool:
+        """Whether :meth:`forward` drops activations at random while learning."""
+        transformer = self.settings.transformer
+        return transformer is not None and transformer.dropout > 0
+
     def encode(self, observations: Tensor) -> Tensor:
         """Return latents (..., D) of raw observations (..., O)."""
         latents: Tensor = self.encoder(self.normalizer(observations))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
 from ..core.clip import Clip
 from ..core.seeding import torch_generator
 from .compute import ComputeSettings
@@ -36,10 +41,21 @@ class Learner:
         """Take one optimisation step and return its losses."""
         directions = self.model.draw_directions(self.optimization.generator)
         self.model.train()
-        with self.compute.autocast(self.model.device):
+        with self._own_chance(), self.compute.autocast(self.model.device):
             losses: Losses = self._losses(clip, directions)
         self.optimization.step(losses.total)
         self.model.eval()
         if self.optimization.updates % self.model.settings.target_refresh == 0:
             self.model.refresh_target()
         return losses
+
+    @contextmanager
+    def _own_chance(self) -> Iterator[None]:
+        """Lend torch's global generators, on which dropout draws, a state of our own, where there is any dropout."""
+        if not self.model.drops:
+            yield
+            return
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.optimization.generator)))
+            yield

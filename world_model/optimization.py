@@ -51,6 +51,7 @@ class Optimization:
         )
         for group in self._optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+            group["initial_lr"] = group["lr"]
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._gradient_clip, self.generator = settings.gradient_clip, generator
         self.updates = self.skipped = self.skipped_in_a_row = 0
@@ -68,11 +69,17 @@ class Optimization:
             self.skipped_in_a_row += 1
         self.updates += 1
 
+    def pace(self, factor: float) -> None:
+        """Take the next steps at ``factor`` times the learning rate, for schedules."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = factor * group["initial_lr"]
+
     def restart(self, slowdown: float) -> None:
         """Forget the moments, and go on with ``slowdown`` times the learning rate."""
         self._optimizer.state.clear()
         for group in self._optimizer.param_groups:
             group["lr"] *= slowdown
+            group["initial_lr"] *= slowdown
         self.skipped_in_a_row = 0
 
     def state(self) -> dict[str, Any]:

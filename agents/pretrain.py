@@ -1,0 +1,181 @@
+"""Pretraining: a world model learns from a recorded store, and nothing acts.
+
+The clips of the episodes that are learned from are gone through in random order, epoch after epoch; other episodes are
+held out, and tell how well the model predicts what it has not seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from ..core.checkpoints import Checkpoint
+from ..core.errors import CheckpointError, DivergedError, SettingsError
+from ..core.seeding import derive_seed, numpy_generator, torch_generator
+from ..core.settings import Range, Settings
+from ..core.trees import flatten_tree, unflatten_tree
+from ..envs import EpisodeStore
+from ..world_model import (
+    JEPA,
+    ActionEncoder,
+    ComputeSettings,
+    JEPASettings,
+    Learner,
+    OptimizationSettings,
+    measure_health,
+)
+from .devices import choose_device, memory_explained
+
+HELD_OUT_CLIPS = 256
+"""Clips of held-out episodes on which the model is judged, always the same."""
+KIND = "forethought.pretraining"
+
+
+@dataclass(frozen=True)
+class PretrainingSettings(Settings):
+    """Settings of a :class:`Pretraining`."""
+
+    model: JEPASettings = field(default_factory=JEPASettings)
+    """The world model."""
+    learner: OptimizationSettings = field(default_factory=OptimizationSettings)
+    """How it is optimised."""
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """How its updates are computed."""
+    updates: Annotated[int, Range(ge=1)] = 10_000
+    """Updates in all; the learning rate falls to zero over them, along a cosine."""
+    warm_up: Annotated[float, Range(ge=0, lt=1)] = 0.01
+    """Share of the updates over which the learning rate rises to its full height."""
+    batch_size: Annotated[int, Range(ge=2, le=65_536)] = 128
+    """Clips per update."""
+    held_out: Annotated[float, Range(gt=0, lt=1)] = 0.05
+    """Share of the episodes that are not learned from; at least one."""
+
+    def pace(self, update: int) -> float:
+        """Return the share of the full learning rate at ``update``, counted from 0."""
+        rising = max(round(self.warm_up * self.updates), 1)
+        if update < rising:
+            return (update + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (update - rising) / max(self.updates - rising, 1)))
+
+
+class Pretraining:
+    """One world model learning from one store.
+
+    Args:
+        store: where the experience is; it is only read.
+        settings: see :class:`PretrainingSettings`.
+        seed: of everything random.
+        device: where to compute: auto, cpu or cuda.
+
+    Attributes:
+        model: what learns.
+        short: episodes from which no clip can be cut, because they are shorter than one.
+
+    Raises:
+        SettingsError: if too few episodes are long enough for a clip.
+    """
+
+    def __init__(
+        self, store: EpisodeStore, settings: PretrainingSettings | None = None, seed: int = 0, device: str = "auto"
+    ) -> None:
+        s = self.settings = settings or PretrainingSettings()
+        self.store, self.seed, self.device = store, seed, choose_device(device)
+        action_dims = store.action_dims * s.model.block
+        with memory_explained("the world model", "model.hidden"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(seed, "weights"))
+            self.model = JEPA(store.observation_shape, action_dims, s.model).to(self.device)
+        self.learner = Learner(self.model, s.learner, s.compute, derive_seed(seed, "learner"))
+        learned, held_out = self._split()
+        self._starts = store.starts(self.model.clip_spec, learned)
+        self._held_out = store.starts(self.model.clip_spec, held_out)
+        if min(len(self._starts), len(self._held_out)) < 2:
+            raise SettingsError(
+                f"Too few clips of {s.model.unroll} x {s.model.block} steps: {len(self._starts)} to learn from and "
+                f"{len(self._held_out)} held out, in {store.episodes} episodes, {self.short} of them shorter than that."
+            )
+        self._take_statistics(learned)
+
+    @property
+    def updates(self) -> int:
+        """Updates so far."""
+        return self.learner.optimization.updates
+
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the episodes to learn from and of those held out, among those that are long enough."""
+        rows = self.store.starts(self.model.clip_spec)
+        long = np.unique(self.store.arrays()["episode_of_row"][rows])
+        self.short = self.store.episodes - len(long)
+        shuffled = numpy_generator(self.seed, "split").permutation(long)
+        count = max(math.ceil(self.settings.held_out * len(long)), 1)
+        return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+    def _take_statistics(self, episodes: np.ndarray) -> None:
+        """Let the model know how observations and actions are spread where it learns."""
+        data = self.store.arrays()
+        rows = np.isin(data["episode_of_row"], episodes)
+        if len(self.store.observation_shape) == 1:
+            self.model.normalizer.update(torch.from_numpy(data["observations"][rows]))
+        encoder = self.model.predictor.action_encoder
+        if isinstance(encoder, ActionEncoder):
+            actions = torch.from_numpy(data["actions"][rows]).double()
+            encoder.normalize(actions.mean(0).float(), actions.std(0, unbiased=False).float())
+
+    def learn(self) -> dict[str, torch.Tensor]:
+        """Take one update, and return its losses.
+
+        Raises:
+            DivergedError: a loss or gradient was not finite.
+        """
+        optimization = self.learner.optimization
+        optimization.pace(self.settings.pace(self.updates))
+        with memory_explained("an update", f"batch_size, which is {self.settings.batch_size:,}"):
+            clip = self.store.cut(self._batch(self.updates), self.model.clip_spec).to(self.device)
+            losses = self.learner.update(clip)
+        if optimization.skipped:
+            raise DivergedError(
+                f"Update {self.updates:,} had a loss or gradient that is not finite. Learn with a smaller "
+                "learner.learning_rate, or look for values in the store that are far too large."
+            )
+        return losses.metrics()
+
+    def _batch(self, update: int) -> np.ndarray:
+        """Return where the clips of ``update`` begin: a function of seed and update alone."""
+        size, clips = min(self.settings.batch_size, len(self._starts)), len(self._starts)
+        batches = clips // size  # the clips that are left over are others in every epoch
+        epoch, index = divmod(update, batches)
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._order = epoch, numpy_generator(self.seed, "epoch", epoch).permutation(clips)
+        return self._starts[self._order[index * size : (index + 1) * size]]
+
+    def health(self) -> dict[str, float]:
+        """Return how the model does on held-out episodes; see :func:`~forethought.world_model.measure_health`."""
+        rng = numpy_generator(self.seed, "held out")
+        count = min(HELD_OUT_CLIPS, len(self._held_out))
+        chosen = np.sort(rng.choice(self._held_out, count, replace=False))
+        clip = self.store.cut(chosen, self.model.clip_spec).to(self.device)
+        return measure_health(self.model, clip, torch_generator(self.seed, "health"))
+
+    def checkpoint(self) -> Checkpoint:
+        """Return everything that :meth:`restore` needs to go on, beside the store."""
+        optimization, tensors = flatten_tree(self.learner.optimization.state())
+        document = {"kind": KIND, "settings": self.settings.to_dict(), "seed": self.seed, "model": self.model.config()}
+        parts = {"model": self.model.state_dict(), "learner": tensors}
+        copies = {part: {name: value.clone() for name, value in group.items()} for part, group in parts.items()}
+        return Checkpoint({"pretraining": document, "learner": optimization}, copies)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from :meth:`checkpoint`'s output.
+
+        Raises:
+            CheckpointError: it is of another model, or damaged.
+        """
+        try:
+            self.model.load_state_dict(dict(checkpoint.tensors["model"]))
+            state: Any = unflatten_tree(checkpoint.documents["learner"], dict(checkpoint.tensors["learner"]))
+            self.learner.optimization.load_state(state)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"The checkpoint does not fit this model: {error}.") from error
