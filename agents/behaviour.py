@@ -36,18 +36,18 @@ from .critic import CriticEnsemble
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
-    learning_rate: Annotated[float, Range(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
     """AdamW's step size for the critic."""
     actor_learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
-    """AdamW's step size for the actor: smaller, because where everything goes well the critic's slope is almost flat,
-    and an actor that takes large steps all the same drifts off."""
+    """AdamW's step size for the actor. Larger ones are risky: where everything goes well the critic's slope is almost
+    flat, and an actor that takes large steps all the same drifts off."""
     hidden: Width = 256
     """Width of the hidden layers of actor and critic."""
     critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
-    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
+    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = None
     """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""

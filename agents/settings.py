@@ -61,7 +61,7 @@ class JEPAAgentSettings(Settings):
     exploration: Annotated[float, Range(ge=0, le=1)] = 0.2
     """Afterwards: standard deviation of the noise on continuous actions in [-1, 1]; for discrete ones, the share of
     uniform choices in what is drawn from the actor, or in what a searching planner chose."""
-    episode_share: Annotated[float, Range(gt=0, le=1)] | None = 0.02
+    episode_share: Annotated[float, Range(gt=0, le=1)] | None = None
     """Largest share of all steps so far that one episode takes while learning (100 steps are always allowed): longer
     ones are cut, which is not taken for their end, and fresh ones begin. Otherwise the first few episodes, and with
     them whatever position the agent has got stuck in, are nearly all that it learns from. It holds in environments that

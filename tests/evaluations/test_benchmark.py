@@ -64,7 +64,7 @@ def test_the_ablation_leaves_out_one_part_at_a_time():
     }
 
     def left_out(name):
-        ours, theirs = settings[name], settings["jepa"]
+        ours, theirs = settings[name], settings["all"]
         inner = [(group, part) for group in ours if isinstance(ours[group], dict) for part in ours[group]]
         changed = {
             f"{group}.{part}": ours[group][part] for group, part in inner if ours[group][part] != theirs[group][part]
@@ -73,11 +73,12 @@ def test_the_ablation_leaves_out_one_part_at_a_time():
             part: ours[part] for part in ours if not isinstance(ours[part], dict) and ours[part] != theirs[part]
         }
 
-    assert {name: left_out(name) for name in settings if name != "jepa"} == {
+    assert {name: left_out(name) for name in settings if name != "all"} == {
         "recorded_targets": {"behaviour.value_expansion": None},
         "whole_episodes": {"episode_share": None},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
+        "light_sigreg": {"model.regularizer_weight": 0.005},
     }
 
 
