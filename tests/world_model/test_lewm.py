@@ -115,6 +115,23 @@ def test_released_weights_give_the_numbers_of_an_independent_implementation(newe
 
 
 @torch.no_grad()
+def test_the_encoder_is_that_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    theirs = transformers.ViTModel(
+        transformers.ViTConfig(**sizes, image_size=32, patch_size=8), add_pooling_layer=False
+    )
+    reference = randomised(ReferenceLeWM(**SMALL))
+    weights = release(tmp_path, reference, config_of(**SMALL), newer=transformers.__version__ >= "5")
+    released = torch.load(weights, weights_only=True)
+    theirs.load_state_dict({name: released[f"encoder.{name}"] for name in theirs.state_dict()})
+    frames = images(4, 32, 32, 3)
+    model = load_lewm(weights)
+    read = theirs.eval()(model.normalizer(frames).permute(0, 3, 1, 2)).last_hidden_state[:, 0]
+    torch.testing.assert_close(model.encode(frames), model.encoder.projector(read), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_full_model_has_the_released_size_and_numbers(tmp_path: Path) -> None:
     reference = randomised(ReferenceLeWM())
     assert len(reference.state_dict()) == 303
