@@ -47,7 +47,8 @@ class JEPASettings(Settings):
     transformer: TransformerSettings | None = None
     """A transformer that predicts from the last few steps; none for a plain network that predicts from the present."""
     context: Annotated[int, Range(ge=1, le=64)] = 1
-    """Steps that were really taken, the present one included, that the prediction looks back over when acting."""
+    """Steps that were really taken, the present one included, that the prediction looks back over when acting; where
+    behaviour is learned in imagination, it begins at single steps all the same."""
     unroll: Annotated[int, Range(ge=1, le=64)] = 3
     """Steps T of the clips that it learns from."""
     prediction: Literal["open_loop", "one_step"] = "open_loop"

@@ -157,13 +157,10 @@ class TransformerPredictor(nn.Module):
         steps = window.latents.shape[1]
         if window.padding is None:
             return self._transformed(window.latents + self.positions[:, :steps], window.actions, newest=True)[:, 0]
-        place = torch.arange(steps, device=window.padding.device)
-        position = (place - window.padding.unsqueeze(1)).clamp(min=0)  # (M, T)
-        seen = (place >= window.padding.unsqueeze(1)).unsqueeze(1) & (place <= place.unsqueeze(1))
-        seen = seen | torch.eye(
-            steps, dtype=torch.bool, device=place.device
-        )  # padding sees itself, so that it is finite
-        tokens = window.latents + self.positions[0, position]
+        place, padding = torch.arange(steps, device=window.padding.device), window.padding.unsqueeze(1)
+        real, earlier = (place >= padding).unsqueeze(1), place < place.unsqueeze(1)  # (M, 1, T), (T, T)
+        seen = (real & earlier) | (place == place.unsqueeze(1))  # padding sees itself alone, so that it stays finite
+        tokens = window.latents + self.positions[0, (place - padding).clamp(min=0)]
         return self._transformed(tokens, window.actions, seen.unsqueeze(1), newest=True)[:, 0]
 
     def _transformed(
