@@ -81,7 +81,7 @@ def measure_environments(settings: EnvironmentSpeedSettings) -> list[Environment
         native = [ours.action_codec.decode(actions) for actions in coded]
         sides: dict[str, tuple[Step, Sequence[Any]]] = {
             "Gymnasium's AsyncVectorEnv": (raw.step, native),
-            "supervised": (ours.vector.step, native),
+            "supervised": (partial(ours.vector.step, last=np.zeros(s.num_envs, bool)), native),
             "Gymnasium's AsyncVectorEnv, checked and coded": (adapted.step, coded),
             "supervised, checked and coded": (ours.step, coded),
         }
