@@ -58,7 +58,6 @@ class Registry(Generic[T]):
 
         ``module:name`` imports a module first, from the current folder too, that registers the name.
         """
-        self._discover()
         module, colon, registered = str(name).rpartition(":")
         if colon:
             import_registrations(module, name)
@@ -83,8 +82,11 @@ class Registry(Generic[T]):
             yield name, self._entries[name][0]
 
     def __contains__(self, name: object) -> bool:
-        self._discover()
-        return isinstance(name, str) and name in self._entries
+        if not isinstance(name, str):
+            return False
+        if name not in self._entries:  # what is registered is found without importing the rest of the room
+            self._discover()
+        return name in self._entries
 
     def _discover(self) -> None:
         if self._discovered:
