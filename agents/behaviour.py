@@ -1,10 +1,11 @@
 """Behaviour: actor and critic learned on the latents of a world model, without shaping it.
 
-The critic regresses multi-step returns that bootstrap from copies following slowly; the actor climbs the critic.
-On request the returns follow the actor in imagination, because recorded steps follow the noise that was explored with,
-and are corrected by what the model gets wrong about the recorded ones. Latents come in detached, so no gradient of
-either reaches the world model. Rewards are divided by their mean size, so that one set of settings serves tasks of any
-reward scale.
+The critic regresses multi-step returns that bootstrap from copies following slowly. The returns follow the actor in
+imagination, because recorded steps follow the noise that was explored with, and are corrected by what the model gets
+wrong about the recorded ones. The actor climbs the critic's copy, and what acts when it counts is the actor's own
+moving average: where everything goes well, one action more or less hardly matters, the critic's slope is mostly noise,
+and averages are what keeps an actor there from drifting off. Latents come in detached, so no gradient of either reaches
+the world model. Rewards are divided by their mean size, so that one set of settings serves tasks of any reward scale.
 
 Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies that follow; multi-step returns on
 self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
@@ -36,7 +37,7 @@ from .critic import CriticEnsemble
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
-    learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
+    learning_rate: Annotated[float, Range(gt=0, le=1)] = 1e-3
     """AdamW's step size for the critic."""
     actor_learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
     """AdamW's step size for the actor. Larger ones are risky: where everything goes well the critic's slope is almost
@@ -47,12 +48,14 @@ class BehaviourSettings(OptimizationSettings):
     """Members of the critic ensemble; targets use the smallest."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
-    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = None
+    value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
     """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
+    averaging_rate: Annotated[float, Range(gt=0, le=1)] = 0.003
+    """Share of the way that the acting copy moves towards the actor at every update; 1 for the actor itself."""
     smoothing: Annotated[float, Range(ge=0, le=2)] = 0.2
     """Spread of the noise on target actions (continuous actions)."""
     saturation_penalty: Annotated[float, Range(ge=0, le=1e6)] = 1e-3
@@ -62,7 +65,7 @@ class BehaviourSettings(OptimizationSettings):
 
 
 class Behaviour(nn.Module):
-    """Actor, critic ensemble, their target copies and their optimiser.
+    """Actor, critic ensemble, their copies and their optimiser.
 
     Args:
         latent_dims: D.
@@ -71,6 +74,12 @@ class Behaviour(nn.Module):
         settings: see :class:`BehaviourSettings`.
         compute: how updates are computed.
         seed: of the target noise.
+
+    Attributes:
+        actor: what learns, and explores.
+        mean_actor: its moving average, which acts when nothing is explored.
+        critic: what learns.
+        target_actor, target_critic: the copies that targets, the actor and plans are judged by.
     """
 
     reward_scale: Tensor
@@ -94,6 +103,7 @@ class Behaviour(nn.Module):
             self.actor = DeterministicActor(latent_dims, action_dims, s.hidden)
         self.critic = CriticEnsemble(latent_dims, action_dims, s.hidden, s.critics)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.mean_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("reward_scale", torch.ones(()))
         parameters: list[dict[str, Any]] = [
@@ -104,16 +114,12 @@ class Behaviour(nn.Module):
         self._losses = self.compute.compiled(self._objective)
 
     def value(self, latents: Tensor) -> Tensor:
-        """Return the value (...), in reward units, of following the actor from ``latents`` (..., D).
+        """Return the value (...), in reward units, of following the acting copy from ``latents`` (..., D).
 
-        The weights are frozen and the smallest member counts, because a planner seeks out overestimates.
+        The smallest member counts, because a planner seeks out overestimates. Gradients pass to the latents alone.
         """
-
-        def frozen(states: Tensor, actions: Tensor) -> Tensor:
-            return self.critic(states, actions, frozen=True)
-
         no_noise = latents.new_zeros(())
-        return self.actor.expected_value(latents, frozen, no_noise, 0.0).amin(0) * self.reward_scale
+        return self.mean_actor.expected_value(latents, self.target_critic, no_noise, 0.0).amin(0) * self.reward_scale
 
     def update(self, clip: Clip, latents: Tensor, mean_reward_size: float, model: JEPA) -> dict[str, Tensor]:
         """Take one step of critic and actor.
@@ -157,11 +163,7 @@ class Behaviour(nn.Module):
             targets = self._imagined_targets(clip, latents, noise, model)
         values = self.critic(first, clip.actions[:, 0])
         critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
-
-        def frozen(states: Tensor, actions: Tensor) -> Tensor:
-            return self.critic(states, actions, frozen=True)
-
-        gain, saturation = self.actor.objective(first, frozen)
+        gain, saturation = self.actor.objective(first, self.target_critic)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
         return critic_loss, actor_loss, values.mean()
 
@@ -231,10 +233,15 @@ class Behaviour(nn.Module):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the target copies towards actor and critic."""
-        for copies, originals in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
-            for copied, learned in zip(copies.parameters(), originals.parameters(), strict=True):
-                copied.lerp_(learned, self.settings.target_rate)
+        """Move the copies towards actor and critic."""
+        s = self.settings
+        averaging = max(s.averaging_rate, 1 / (1 + self.optimization.updates))  # at first the mean of all so far
+        for copies, originals, rate in (
+            (self.target_actor, self.actor, s.target_rate),
+            (self.target_critic, self.critic, s.target_rate),
+            (self.mean_actor, self.actor, averaging),
+        ):
+            torch._foreach_lerp_(list(copies.parameters()), list(originals.parameters()), rate)
 
     @torch.no_grad()
     def _measure_rewards_by(self, size: float) -> None:

@@ -29,21 +29,13 @@ class CriticEnsemble(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(members, 1, outputs)))
         nn.init.zeros_(self.weights[-1])
 
-    def forward(self, latents: Tensor, actions: Tensor, frozen: bool = False) -> Tensor:
-        """Return values (E, ...).
-
-        Args:
-            latents: (..., D).
-            actions: (..., A).
-            frozen: whether gradients pass to the inputs only, never to the weights.
-        """
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Return values (E, ...) of ``actions`` (..., A) in ``latents`` (..., D)."""
         inputs = torch.cat([latents, actions], -1)
         members = self.weights[0].shape[0]
         hidden = inputs.reshape(1, -1, inputs.shape[-1]).expand(members, -1, -1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
             hidden = torch.baddbmm(bias, hidden, weight)
             if layer < last:
                 hidden = F.silu(F.layer_norm(hidden, hidden.shape[-1:]))

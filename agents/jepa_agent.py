@@ -25,6 +25,7 @@ from ..envs import ActionCodec, Environments, ObservationCodec, make_environment
 from ..envs.space_documents import describe_space, restore_space
 from ..planners import ActionSpec, Planner, make_planner
 from ..world_model import JEPA, LatentState, Learner
+from .actor import CategoricalActor, DeterministicActor
 from .behaviour import Behaviour
 from .controller import Controller, ControllerState
 from .devices import choose_device, memory_explained
@@ -111,8 +112,8 @@ class JEPAAgent(SB3Surface):
             ).to(self.device)
         self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
-        self.acting_policy = self._policy(s.acting)
-        self.planning_policy = self._policy(s.planning)
+        self.acting_policy = self._policy(s.acting, self.behaviour.actor)
+        self.planning_policy = self._policy(s.planning, self.behaviour.mean_actor)
 
     def stream(self, name: str, index: int = 0) -> int:
         """Return the seed of one of the agent's random streams."""
@@ -146,15 +147,21 @@ class JEPAAgent(SB3Surface):
         shared = {name: value for name, value in changes.items() if name in fields}
         if planner == "policy":
             shared.setdefault("proposals", 1)
-        return self._policy(self.settings.planning.replace(planner=planner, **shared), own)
+        planning = self.settings.planning.replace(planner=planner, **shared)
+        return self._policy(planning, self.behaviour.mean_actor, own)
 
-    def _policy(self, planning: PlanningSettings, own: Mapping[str, Any] | None = None) -> PlanningPolicy:
+    def _policy(
+        self,
+        planning: PlanningSettings,
+        actor: DeterministicActor | CategoricalActor,
+        own: Mapping[str, Any] | None = None,
+    ) -> PlanningPolicy:
         planner = self._planner(planning, own or {})
 
         behaviour, noise = self.behaviour, planning.proposal_noise
 
         def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-            surprise = behaviour.actor.surprise(latents, actions, noise)
+            surprise = actor.surprise(latents, actions, noise)
             return planning.prior_weight * behaviour.reward_scale * surprise
 
         def objective(state: LatentState) -> RewardObjective:
@@ -170,7 +177,7 @@ class JEPAAgent(SB3Surface):
             self.model,
             planner,
             objective,
-            self.behaviour.actor,
+            actor,
             proposals=planning.proposals,
             proposal_noise=planning.proposal_noise,
             execute=planning.execute,

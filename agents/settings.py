@@ -61,7 +61,7 @@ class JEPAAgentSettings(Settings):
     exploration: Annotated[float, Range(ge=0, le=1)] = 0.2
     """Afterwards: standard deviation of the noise on continuous actions in [-1, 1]; for discrete ones, the share of
     uniform choices in what is drawn from the actor, or in what a searching planner chose."""
-    episode_share: Annotated[float, Range(gt=0, le=1)] | None = None
+    episode_share: Annotated[float, Range(gt=0, le=1)] | None = 0.02
     """Largest share of all steps so far that one episode takes while learning (100 steps are always allowed): longer
     ones are cut, which is not taken for their end, and fresh ones begin. Otherwise the first few episodes, and with
     them whatever position the agent has got stuck in, are nearly all that it learns from. It holds in environments that
@@ -69,8 +69,9 @@ class JEPAAgentSettings(Settings):
     batch_size: Annotated[int, Range(ge=2, le=65_536)] = 256
     """Clips per update."""
     endings: Annotated[float, Range(ge=0, le=0.5)] = 0.05
-    """Share of them drawn among the clips that reach a terminal state: such are rare, and without them model and
-    critic miss the edge that must not be crossed. Where chance decides on the end, it is expected too often."""
+    """Share of them drawn among the clips that reach a terminal state, mostly a recent one: such are rare, and without
+    them model and critic miss the edge that must not be crossed, or forget it once it is no longer met. Where chance
+    decides on the end, it is expected too often."""
     updates_per_step: Annotated[float, Range(gt=0, le=100)] = 1.0
     """Updates of model, critic and actor per environment step; those of the random steps are made up for once learning
     starts."""

@@ -19,6 +19,7 @@ from ..core.errors import SettingsError
 Columns = Mapping[str, NDArray[Any]]
 Places = NDArray[np.int64]
 _DRAWS = 16
+_RECENCY = 3
 
 
 def draw_starts(columns: Columns, batch: int, block: int, rng: np.random.Generator, first: int, last: int) -> Places:
@@ -50,6 +51,9 @@ def draw_endings(
 ) -> Places:
     """Return ``count`` rows in [first, last) from which a terminal state is reached within ``steps``, or none at all.
 
+    The end that a row belongs to is mostly a recent one: half of them are among the newest eighth. An agent that hardly
+    ever fails any more has to remember how it failed last, beside the many failures of its first steps.
+
     Args:
         columns: of the store.
         count: how many.
@@ -62,7 +66,8 @@ def draw_endings(
     ends = first + np.flatnonzero(columns["terminated"][first:last])
     if not len(ends):
         return ends
-    places = ends[rng.integers(0, len(ends), count)]
+    age = len(ends) * rng.random(count) ** _RECENCY
+    places = ends[len(ends) - 1 - age.astype(np.int64)]
     left = rng.integers(0, steps, count)
     episode_of_row, nearest = columns["episode_of_row"], np.arange(1, interleaved + 1)
     for step in range(steps - 1):

@@ -64,7 +64,7 @@ class JEPASettings(Settings):
     """Updates between two refreshes of the copy."""
     regularize: Literal["latent", "projector", "nothing"] = "latent"
     """What SIGReg is applied to: the latent, a learned projection of it, or nothing at all."""
-    regularizer_weight: LossWeight = 0.05
+    regularizer_weight: LossWeight = 0.005
     """Weight of SIGReg beside the prediction error (mean over dimensions)."""
     regularize_mean: bool = True
     """Whether SIGReg holds the mean at zero, too; if not, only the shape of the distribution around it."""

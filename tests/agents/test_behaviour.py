@@ -168,6 +168,7 @@ def test_learning_behaviour_in_imagination_leaves_the_model_alone():
 def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
     behaviour = make_behaviour(learning_rate=1e-9, actor_learning_rate=1e-9, target_rate=1.0)
     torch.nn.init.normal_(behaviour.critic.weights[-1])
+    behaviour.target_critic.load_state_dict(behaviour.critic.state_dict())
     clip, latents = make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4)
     before = behaviour.value(latents)
     for size, scale in ((4.0, 4.0), (0.5, 0.5), (0.0, 0.5)):  # nothing can be measured by no reward at all
@@ -188,17 +189,43 @@ def test_target_copies_follow_at_their_rate():
         torch.testing.assert_close(copied, 0.75 * old + 0.25 * learned)
 
 
-def test_the_actor_climbs_the_critic_and_leaves_it_alone():
-    behaviour = make_behaviour()
-    torch.nn.init.normal_(behaviour.critic.weights[-1])
+@pytest.mark.parametrize("rate", [0.003, 0.4, 1.0])
+def test_the_acting_copy_is_the_mean_of_the_actor_until_its_rate_is_reached(rate):
+    behaviour = make_behaviour(averaging_rate=rate, actor_learning_rate=1e-2)
+    torch.nn.init.normal_(behaviour.target_critic.weights[-1])
 
-    def frozen(latents, actions):
-        return behaviour.critic(latents, actions, frozen=True)
+    def numbers(actor):
+        return torch.nn.utils.parameters_to_vector(actor.parameters()).detach()
 
-    gain, _ = behaviour.actor.objective(torch.randn(6, 4), frozen)
-    gain.sum().backward()
-    assert all(parameter.grad is None for parameter in behaviour.critic.parameters())
-    assert any(parameter.grad.abs().sum() > 0 for parameter in behaviour.actor.parameters())
+    actors, clip = [numbers(behaviour.actor)], make_clip([1.0], [0.0], [8.0])
+    for _ in range(3):
+        behaviour.update(clip, torch.randn(1, 2, 4), 1.0, MODEL)
+        actors.append(numbers(behaviour.actor))
+    expected = actors[0]
+    for update, actor in enumerate(actors[1:], start=1):
+        expected = expected + max(rate, 1 / (1 + update)) * (actor - expected)
+    torch.testing.assert_close(numbers(behaviour.mean_actor), expected)
+    if rate < 0.25:
+        torch.testing.assert_close(expected, torch.stack(actors).mean(0))
+    assert not torch.equal(actors[-1], actors[-2])
+
+
+def test_the_actor_climbs_the_critics_copy_and_leaves_both_alone():
+    behaviour = make_behaviour(learning_rate=1e-9, actor_learning_rate=1e-2)
+    torch.nn.init.normal_(behaviour.target_critic.weights[-1])
+    latents = torch.randn(1, 2, 4)
+
+    def valued():
+        return behaviour.actor.objective(latents[:, 0], behaviour.target_critic)[0].item()
+
+    before, low = [parameter.clone() for parameter in behaviour.critic.parameters()], valued()
+    for _ in range(3):
+        behaviour.update(make_clip([1.0], [0.0], [8.0]), latents, 1.0, MODEL)
+        assert valued() > low
+        low = valued()
+    assert all(parameter.grad is None for parameter in behaviour.target_critic.parameters())
+    for old, now in zip(before, behaviour.critic.parameters(), strict=True):
+        torch.testing.assert_close(old, now)
 
 
 def test_the_ensembles_members_are_independent_networks():

@@ -78,7 +78,8 @@ def test_the_ablation_leaves_out_one_part_at_a_time():
         "whole_episodes": {"episode_share": None},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
-        "light_sigreg": {"model.regularizer_weight": 0.005},
+        "no_average": {"behaviour.averaging_rate": 1.0},
+        "strong_sigreg": {"model.regularizer_weight": 0.05},
     }
 
 
