@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, WriteError
 from ..core.files import write_atomically
 
 Array = NDArray[Any]
-PER_ROW = ("observations", "actions", "rewards", "terminated", "successors", "episode_of_row")
-PER_EPISODE = ("latest", "closed")
+PER_EPISODE = ("latest", "latest_states", "closed")
 OBSERVATION_DTYPES = ("float32", "uint8")
-_FORMAT = 2
+_FORMAT = 3
 _HEADER = "store.json"
 _LEAST_CAPACITY = 1024
 
@@ -28,6 +28,7 @@ class Columns:
         observation_shape: of one observation, coded.
         observation_dtype: of its values.
         action_dims: A.
+        state_dims: S, or 0 for no states.
         folder: where one raw file per column and ``store.json`` with the counts are kept, or ``None`` for memory.
 
     Attributes:
@@ -35,8 +36,8 @@ class Columns:
         episodes: episodes in use.
         data: the columns, with room beyond what is in use; replaced when they grow, so look them up every time.
             Per row: observations (of any shape), actions (A,), rewards, terminated, episode_of_row, and successors: the
-            next row of the episode, or ``~episode`` after its last. Per episode: latest, what was observed last, and
-            closed, whether it ended.
+            next row of the episode, or ``~episode`` after its last; states (S,) where there are any. Per episode:
+            latest and latest_states, what was observed last, and closed, whether it ended.
 
     Raises:
         CheckpointError: if what ``folder`` holds is damaged, of another version or of other dimensions.
@@ -47,6 +48,7 @@ class Columns:
         observation_shape: tuple[int, ...],
         observation_dtype: np.dtype[Any],
         action_dims: int,
+        state_dims: int = 0,
         folder: Path | None = None,
     ) -> None:
         observation = observation_shape, observation_dtype
@@ -60,10 +62,13 @@ class Columns:
             "latest": observation,
             "closed": ((), np.bool_),
         }
+        if state_dims:
+            self._types |= dict.fromkeys(("states", "latest_states"), ((state_dims,), np.float64))
         self._kind = {
             "observation_shape": list(observation_shape),
             "observation_dtype": observation_dtype.name,
             "action_dims": action_dims,
+            "state_dims": state_dims,
         }
         self._folder = folder
         self._maps: dict[str, np.memmap[Any, Any]] = {}
@@ -72,16 +77,30 @@ class Columns:
         self._mend()
         self.flush()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self._types)
+
+    def make_room(self, rows: int, episodes: int) -> None:
+        """Make room for that many more, so that adding them cannot fail.
+
+        Raises:
+            WriteError: there is none on the disk.
+        """
+        for name in self._types:
+            self._reserve(name, self.episodes + episodes if name in PER_EPISODE else self.rows + rows)
+
     def add_rows(self, count: int) -> NDArray[np.int64]:
-        """Make room for ``count`` more rows and return their numbers."""
+        """Add rows, making room where there is none, and return their numbers."""
+        self.make_room(count, 0)
         self.rows += count
-        self._reserve(PER_ROW)
         return np.arange(self.rows - count, self.rows)
 
     def add_episodes(self, count: int) -> NDArray[np.int64]:
-        """Make room for ``count`` more episodes and return their numbers."""
+        """Add episodes, making room where there is none, and return their numbers."""
+        self.make_room(0, count)
         self.episodes += count
-        self._reserve(PER_EPISODE)
         return np.arange(self.episodes - count, self.episodes)
 
     def used(self) -> dict[str, Array]:
@@ -100,13 +119,19 @@ class Columns:
     def _used(self, name: str) -> int:
         return self.episodes if name in PER_EPISODE else self.rows
 
-    def _reserve(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            old, used = self.data[name], self._used(name)
-            if used > len(old):
-                self.data[name] = self._allocate(name, max(used, 2 * len(old)))
-                if self._folder is None:
-                    self.data[name][: len(old)] = old
+    def _reserve(self, name: str, count: int) -> None:
+        old = self.data[name]
+        if count <= len(old):
+            return
+        if self._folder is None:
+            self.data[name] = self._allocate(name, max(count, 2 * len(old)))
+            self.data[name][: len(old)] = old
+        else:
+            self.data[name] = self._allocate(name, count + count // 8)  # room on the disk is dear, growing it is not
+
+    def _bytes(self, name: str, count: int) -> int:
+        shape, dtype = self._types[name]
+        return count * int(np.prod(shape)) * np.dtype(dtype).itemsize
 
     def _allocate(self, name: str, capacity: int) -> Array:
         shape, dtype = self._types[name]
@@ -115,10 +140,7 @@ class Columns:
             return np.zeros(shape, dtype)
         path = self._folder / f"{name}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
-        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        with open(path, "ab") as file:  # append mode creates the file and keeps what it holds
-            if file.tell() < needed:
-                file.truncate(needed)
+        _grow(path, self._bytes(name, shape[0]))
         self._maps[name] = np.memmap(path, dtype, "r+", shape=shape)
         return np.asarray(self._maps[name])  # a plain view of it: indexing a memmap costs several times as much
 
@@ -130,9 +152,9 @@ class Columns:
         if found != self._kind:
             raise CheckpointError(f"The store in {self._folder} has {found}, not {self._kind}.")
         counts = header["rows"], header["episodes"]
-        for name, (shape, dtype) in self._types.items():
+        for name in self._types:
             path = self._folder / f"{name}.bin"
-            used = counts[name in PER_EPISODE] * int(np.prod(shape)) * np.dtype(dtype).itemsize
+            used = self._bytes(name, counts[name in PER_EPISODE])
             if not path.exists() or path.stat().st_size < used:
                 raise CheckpointError(f"{path} is damaged: missing or shorter than the {used:,} bytes it should hold.")
         return counts
@@ -141,9 +163,29 @@ class Columns:
         """Cut links to rows that were added after the last flush; their episodes are unfinished."""
         beyond = np.flatnonzero(self.used()["successors"] >= self.rows)
         episodes = self.data["episode_of_row"][beyond]
-        self.data["latest"][episodes] = self.data["observations"][self.data["successors"][beyond]]
+        for kept, latest in (("observations", "latest"), ("states", "latest_states")):
+            if kept in self._types:
+                self.data[latest][episodes] = self.data[kept][self.data["successors"][beyond]]
         self.data["successors"][beyond] = ~episodes
         self.data["closed"][episodes] = False
+
+
+def _grow(path: Path, size: int) -> None:
+    """Make a file at least as large, on the disk too: where it lacked room, writing to the map would kill the process.
+
+    Raises:
+        WriteError: there is no room.
+    """
+    try:
+        with open(path, "ab") as file:  # append mode creates the file and keeps what it holds
+            if file.tell() >= size:
+                return
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        raise WriteError(f"Could not write {path} ({size:,} bytes): {error.strerror}.") from error
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
@@ -157,8 +199,9 @@ def read_header(folder: Path) -> dict[str, Any] | None:
         if numbers["format"] != _FORMAT or min(numbers.values()) < 0:
             raise CheckpointError(f"{path} is of format {numbers['format']}, or damaged; this version reads {_FORMAT}.")
         shape, dims = [int(size) for size in header["observation_shape"]], int(header["action_dims"])
-        kind = {"observation_shape": shape, "observation_dtype": str(header["observation_dtype"]), "action_dims": dims}
-        if kind["observation_dtype"] not in OBSERVATION_DTYPES or not shape or min(*shape, dims) < 1:
+        dtype, states = str(header["observation_dtype"]), int(header["state_dims"])
+        kind = {"observation_shape": shape, "observation_dtype": dtype, "action_dims": dims, "state_dims": states}
+        if dtype not in OBSERVATION_DTYPES or not shape or min(*shape, dims) < 1 or states < 0:
             raise ValueError(f"there are no such observations and actions: {kind}")
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import CheckpointError
-from .columns import Columns
+from .columns import PER_EPISODE, Columns
 
 Array = NDArray[Any]
-_PER_ROW = ("observations", "actions", "rewards", "terminated", "episode_of_row")
 
 
 def cut_segment(columns: Columns, first: int) -> dict[str, Array]:
-    """Return a copy of the rows from ``first`` on, and of ``latest`` (E, O) for their E episodes, in order."""
-    data = columns.used()
-    rows = {name: data[name][first:].copy() for name in _PER_ROW}
-    return {**rows, "latest": data["latest"][np.unique(rows["episode_of_row"])]}
+    """Return a copy of the rows from ``first`` on, and of what their E episodes showed last (E, ...), in order."""
+    data, (per_row, per_episode) = columns.used(), _names(columns)
+    rows = {name: data[name][first:].copy() for name in per_row}
+    episodes = np.unique(rows["episode_of_row"])
+    return {**rows, **{name: data[name][episodes] for name in per_episode}}
 
 
 def add_segment(columns: Columns, segment: Mapping[str, Array]) -> None:
@@ -32,22 +32,30 @@ def add_segment(columns: Columns, segment: Mapping[str, Array]) -> None:
     Raises:
         CheckpointError: if arrays are missing, of other dimensions, or do not fit each other or the rows before them.
     """
-    require_like(segment, {name: columns.data[name][:0] for name in (*_PER_ROW, "latest")})
+    per_row, per_episode = _names(columns)
+    require_like(segment, {name: columns.data[name][:0] for name in per_row + per_episode})
     episodes = np.unique(segment["episode_of_row"])
     began = episodes[episodes >= columns.episodes]
-    lengths = {len(segment[name]) for name in _PER_ROW}
+    lengths = {len(segment[name]) for name in per_row}
     if (
         len(lengths) > 1
-        or len(episodes) != len(segment["latest"])
+        or any(len(episodes) != len(segment[name]) for name in per_episode)
         or (episodes < 0).any()
         or (began != np.arange(columns.episodes, columns.episodes + len(began))).any()  # numbered as they began
     ):
         raise CheckpointError("The stored experience is inconsistent: its rows and episodes do not fit each other.")
     columns.add_episodes(len(began))
     rows = columns.add_rows(lengths.pop())
-    for name in _PER_ROW:
+    for name in per_row:
         columns.data[name][rows] = segment[name]
-    columns.data["latest"][episodes] = segment["latest"]
+    for name in per_episode:
+        columns.data[name][episodes] = segment[name]
+
+
+def _names(columns: Columns) -> tuple[list[str], list[str]]:
+    """Return the columns that a segment holds, per row and per episode."""
+    held = [name for name in columns.names if name not in ("successors", "closed")]
+    return [name for name in held if name not in PER_EPISODE], [name for name in held if name in PER_EPISODE]
 
 
 def link_rows(columns: Columns) -> NDArray[np.int64]:

@@ -40,6 +40,9 @@ class EpisodeStore:
         folder: where to keep the rows as memory-mapped files, for data larger than memory. A store that is there
             already is continued as of its last :meth:`flush`; episodes that were running then stay unfinished.
             ``None`` keeps everything in memory.
+        state_dims: S, the width of the true state that is recorded beside every observation (see
+            :func:`~forethought.envs.state_of`), for whoever starts an environment or asks a latent there. It is never
+            learned from. 0 for none; otherwise episodes come whole, by :meth:`add_episode`.
 
     Raises:
         CheckpointError: if what ``folder`` holds is damaged, of another version or of other dimensions.
@@ -51,6 +54,7 @@ class EpisodeStore:
         action_dims: int,
         num_envs: int = 1,
         folder: str | Path | None = None,
+        state_dims: int = 0,
     ) -> None:
         shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
         if not shape or min(*shape, action_dims, num_envs) < 1:
@@ -59,8 +63,9 @@ class EpisodeStore:
                 f"{observation_shape}, {action_dims} and {num_envs}."
             )
         self.observation_shape, self.action_dims, self.num_envs = shape, action_dims, num_envs
+        self.state_dims = state_dims
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.uint8)
-        self._columns = Columns(shape, dtype, action_dims, None if folder is None else Path(folder))
+        self._columns = Columns(shape, dtype, action_dims, state_dims, None if folder is None else Path(folder))
         self._now = np.zeros((num_envs, *shape), dtype)
         self._began = np.zeros(num_envs, bool)
         self._open_episode = np.full(num_envs, _NONE, np.int64)  # none until its first step
@@ -76,7 +81,9 @@ class EpisodeStore:
         header = read_header(Path(folder))
         if header is None:
             raise CheckpointError(f"{folder} holds no episode store.")
-        return cls(tuple(header["observation_shape"]), header["action_dims"], num_envs, folder)
+        return cls(
+            tuple(header["observation_shape"]), header["action_dims"], num_envs, folder, state_dims=header["state_dims"]
+        )
 
     @property
     def rows(self) -> int:
@@ -103,7 +110,12 @@ class EpisodeStore:
         """Store the valid steps of ``transition``, made by internal ``actions`` (B, A), and begin what it started.
 
         Where a step is not valid and a new episode started, the open one was cut: it ends, as truncated.
+
+        Raises:
+            SettingsError: where no episode has begun, or the store records states, which a transition lacks.
         """
+        if self.state_dims:
+            raise SettingsError("A store with states takes whole episodes: call add_episode.")
         stepped = np.flatnonzero(transition.valid)
         if len(stepped):
             self._append(stepped, np.asarray(actions), transition)
@@ -146,7 +158,13 @@ class EpisodeStore:
         self._began[mask] = False
 
     def add_episode(
-        self, observations: Array, actions: Array, rewards: Array, terminated: bool, truncated: bool
+        self,
+        observations: Array,
+        actions: Array,
+        rewards: Array,
+        terminated: bool,
+        truncated: bool,
+        states: Array | None = None,
     ) -> None:
         """Add a recorded episode of T steps.
 
@@ -156,22 +174,29 @@ class EpisodeStore:
             rewards: (T,); zeros where there are none.
             terminated: whether the last step reached a terminal state.
             truncated: whether the episode was cut there; if neither, it merely stops being recorded.
+            states: (T + 1, S), where the store records them, as of every observation.
 
         Raises:
             SettingsError: if the shapes do not fit each other and the store.
             EnvironmentFault: if a value is not finite.
+            WriteError: if there is no room on the disk; the store is as it was before.
         """
         steps = len(actions)
-        given = (np.shape(observations), np.shape(actions), np.shape(rewards))
-        expected = ((steps + 1, *self.observation_shape), (steps, self.action_dims), (steps,))
+        columns = {"observations": observations, "actions": actions, "rewards": rewards}
+        expected: list[tuple[int, ...]] = [(steps + 1, *self.observation_shape), (steps, self.action_dims), (steps,)]
+        if self.state_dims or states is not None:
+            columns["states"] = np.empty((0, 0)) if states is None else states
+            expected.append((steps + 1, self.state_dims))
+        given = [np.shape(values) for values in columns.values()]
         if given != expected or steps == 0:
             raise SettingsError(
-                f"An episode of {steps} steps needs observations, actions and rewards of shapes {expected}, "
-                f"not {given}."
+                f"An episode of {steps} steps needs {', '.join(columns)} of shapes {str(expected)[1:-1]}, "
+                f"not {str(given)[1:-1]}."
             )
-        for values, what in ((observations, "observations"), (actions, "actions"), (rewards, "rewards")):
+        for what, values in columns.items():
             _require_finite(values, what)
-        [episode], rows = self._columns.add_episodes(1), self._columns.add_rows(steps)
+        self._columns.make_room(steps, 1)
+        rows, [episode] = self._columns.add_rows(steps), self._columns.add_episodes(1)
         data = self._columns.data
         data["observations"][rows] = observations[:-1]
         data["actions"][rows] = actions
@@ -183,6 +208,8 @@ class EpisodeStore:
         data["episode_of_row"][rows] = episode
         data["latest"][episode] = observations[-1]
         data["closed"][episode] = terminated or truncated
+        if states is not None:
+            data["states"][rows], data["latest_states"][episode] = states[:-1], states[-1]
 
     def sample(
         self, batch: int, spec: ClipSpec, rng: np.random.Generator, rows: slice | None = None, endings: float = 0.0
@@ -250,15 +277,16 @@ class EpisodeStore:
 
         Returns:
             observations (T + 1, O), actions (T, A), rewards (T,), terminated (T,) bool, and closed () bool, which is
-            False while the episode runs.
+            False while the episode runs; where states are recorded, states (T + 1, S).
         """
         if not 0 <= index < self.episodes:
             raise SettingsError(f"There is no episode {index}; {self.episodes} are stored.")
         data = self._columns.used()
         rows = np.flatnonzero(data["episode_of_row"] == index)
-        observations = np.concatenate([data["observations"][rows], data["latest"][index][None]])
-        columns = {name: data[name][rows] for name in ("actions", "rewards", "terminated")}
-        return {"observations": observations, **columns, "closed": np.array(data["closed"][index])}
+        whole = {"observations": "latest"} | ({"states": "latest_states"} if self.state_dims else {})
+        columns = {name: np.concatenate([data[name][rows], data[last][index][None]]) for name, last in whole.items()}
+        columns |= {name: data[name][rows] for name in ("actions", "rewards", "terminated")}
+        return {**columns, "closed": np.array(data["closed"][index])}
 
     @property
     def nbytes(self) -> int:
@@ -310,7 +338,7 @@ class EpisodeStore:
 
         Episodes that were running stay as they are, unfinished.
         """
-        moved = type(self)(self.observation_shape, self.action_dims, num_envs)
+        moved = type(self)(self.observation_shape, self.action_dims, num_envs, state_dims=self.state_dims)
         moved.restore([self.segment()], {**moved.standing(), "unfinished": self.standing()["unfinished"]})
         return moved
 

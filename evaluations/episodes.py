@@ -138,7 +138,7 @@ class Play:
             starts = np.zeros(len(running), dtype=bool)
 
     def _decide(self, episodes: list[Episode], state: Any, starts: NDArray[np.bool_]) -> tuple[Any, Any]:
-        batch = _stack([episode.observation for episode in episodes])
+        batch = stack_observations([episode.observation for episode in episodes])
         if self._normalizer is not None:
             batch = self._normalizer.normalize_obs(batch)
         began = time.perf_counter()
@@ -160,10 +160,10 @@ def _check_spaces(agent: Any, env: gym.Env[Any, Any]) -> None:
             )
 
 
-def _stack(observations: list[Any]) -> Any:
+def stack_observations(observations: Sequence[Any]) -> Any:
     """Return native observations with a leading batch axis; a dict of stacked arrays for Dict spaces."""
     if isinstance(observations[0], Mapping):
-        return {key: _stack([observation[key] for observation in observations]) for key in observations[0]}
+        return {key: stack_observations([observation[key] for observation in observations]) for key in observations[0]}
     return np.stack([np.asarray(observation) for observation in observations])
 
 

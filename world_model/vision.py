@@ -121,9 +121,10 @@ class VisionEncoder(nn.Module):
         shape = images.shape[:-3]
         tokens = self.patch(self._patches(images.flatten(0, -4)))
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.positions
-        for layer in self.layers:
+        *inner, last = self.layers
+        for layer in inner:
             tokens = layer(tokens)
-        latents: Tensor = self.projector(self.norm(tokens[:, 0]))
+        latents: Tensor = self.projector(self.norm(last(tokens, class_only=True)[:, 0]))
         return latents.unflatten(0, shape)
 
     def _patches(self, images: Tensor) -> Tensor:
@@ -144,11 +145,12 @@ class VisionLayer(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens (B, n, width)."""
+    def forward(self, tokens: Tensor, class_only: bool = False) -> Tensor:
+        """Return tokens (B, n, width), or only the class token (B, 1, width), after seeing all."""
         q, k, v = self.qkv(self.norm_attention(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        tokens = tokens + self.out(attended)
+        if class_only:
+            q, tokens = q[:, :, :1], tokens[:, :1]
+        tokens = tokens + self.out(_attended(q, k, v).transpose(1, 2).flatten(2))
         return tokens + self.outer(F.gelu(self.inner(self.norm_hidden(tokens))))
 
 
@@ -172,6 +174,14 @@ class Projector(nn.Module):
         normal = self.norm(hidden.flatten(0, -2)).view_as(hidden)
         projected: Tensor = self.outer(F.gelu(normal))
         return projected
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return what (B, heads, n, dims) queries find."""
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v)
+    # On CPUs the gradient of the fused one takes several times as long in half precision as that of its parts.
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
 
 
 def _initialise(module: nn.Module) -> None:

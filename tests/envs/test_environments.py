@@ -428,5 +428,5 @@ def test_a_store_of_images_lives_in_a_folder(tmp_path: Path) -> None:
     store.flush()
     np.testing.assert_array_equal(EpisodeStore.open(tmp_path).episode(0)["observations"], images)
     assert (tmp_path / "observations.bin").stat().st_size == 1024 * 8 * 8 * 3
-    with pytest.raises(SettingsError, match=r"shapes \(\(4, 8, 8, 3\)"):
+    with pytest.raises(SettingsError, match=r"shapes \(4, 8, 8, 3\)"):
         store.add_episode(images[:, :4], actions, np.zeros(3), False, True)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forethought.core.clip import Clip, ClipSpec
-from forethought.core.errors import CheckpointError, EnvironmentFault, SettingsError
+from forethought.core.errors import CheckpointError, EnvironmentFault, SettingsError, WriteError
 from forethought.envs import EpisodeStore, Transition
 
 RUNNING, TERMINATED, TRUNCATED, CUT = range(4)
@@ -169,6 +169,18 @@ def test_a_share_of_the_clips_can_be_made_to_reach_a_terminal_state(block: int) 
     steps_before = 77 - clip.observations[:1000, 0, 1].numpy()
     _, counts = np.unique(steps_before, return_counts=True)
     np.testing.assert_allclose(counts, 1000 / (4 * block), rtol=0.25)
+
+
+def test_recent_ends_are_met_more_often_than_old_ones_and_none_never() -> None:
+    store = EpisodeStore(2, 2)
+    fill(store, [[RUNNING], [TERMINATED]] * 100)
+    clip = store.sample(8000, ClipSpec(1), np.random.default_rng(0), endings=0.5)
+    episodes = clip.observations[:4000, 0, 0].numpy().astype(int)
+    counts = np.bincount(episodes, minlength=100)
+    assert len(counts) == 100
+    assert counts[-12:].sum() == pytest.approx(4000 * 0.12 ** (1 / 3), rel=0.1)
+    assert counts[-50:].sum() == pytest.approx(4000 * 0.5 ** (1 / 3), rel=0.1)
+    assert counts.min() > 0
 
 
 def test_without_terminal_states_all_clips_are_drawn_alike() -> None:
@@ -365,6 +377,7 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
         EpisodeStore(3, 2, folder=tmp_path)
     header = json.loads((tmp_path / "store.json").read_text())
     wrong = [{"format": 1}, {"rows": -1}, {"observation_shape": []}, {"observation_dtype": "object"}]
+    wrong += [{"state_dims": -1}, {"state_dims": None}]
     for text in ("{", "[]", *(json.dumps({**header, **change}) for change in wrong)):
         (tmp_path / "store.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"damaged|format"):
@@ -375,6 +388,59 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
         EpisodeStore.open(tmp_path)
     with pytest.raises(CheckpointError, match="holds no episode store"):
         EpisodeStore.open(tmp_path / "elsewhere")
+
+
+def recorded(steps: int, seed: int = 0) -> dict[str, Any]:
+    """An episode with states, for a store of observations (2,), actions (1,) and states (3,)."""
+    rng = np.random.default_rng(seed)
+    shapes = {"observations": (steps + 1, 2), "actions": (steps, 1), "rewards": (steps,), "states": (steps + 1, 3)}
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_states_are_kept_beside_what_was_observed_and_never_learned_from(tmp_path: Path, in_folder: bool) -> None:
+    store = EpisodeStore(2, 1, folder=tmp_path if in_folder else None, state_dims=3)
+    episodes = [recorded(steps, steps) for steps in (1, 5, 3)]
+    for episode in episodes:
+        store.add_episode(**episode, terminated=False, truncated=True)
+    store.flush()
+    stores = [store, store.moved_to(4), *([EpisodeStore.open(tmp_path)] if in_folder else [])]
+    for same in stores:
+        for index, episode in enumerate(episodes):
+            np.testing.assert_array_equal(same.episode(index)["states"], episode["states"])
+    clip = store.sample(3, ClipSpec(2), np.random.default_rng(0))
+    assert {field.name for field in dataclasses.fields(clip)} == {
+        *("observations", "actions", "rewards", "terminated", "valid")
+    }
+
+
+def test_a_store_with_states_takes_whole_episodes_with_them_alone() -> None:
+    with_states, without = EpisodeStore(2, 1, state_dims=3), EpisodeStore(2, 1)
+    whole = recorded(4)
+    states = whole.pop("states")
+    said = r"needs observations, actions, rewards, states of shapes .*\(5, [03]\)"
+    for store, shown in ((with_states, None), (with_states, states[1:]), (without, states)):
+        with pytest.raises(SettingsError, match=said):
+            store.add_episode(**whole, terminated=False, truncated=True, states=shown)
+    with_states.begin(np.zeros((1, 2)))
+    with pytest.raises(SettingsError, match="whole episodes"):
+        with_states.append(np.zeros((1, 1)), transition([[0, 1]]))
+
+
+def test_what_a_full_disk_refuses_leaves_the_store_as_it_was(tmp_path: Path, full_disk: Any) -> None:
+    store = EpisodeStore(2, 1, folder=tmp_path, state_dims=3)
+    store.add_episode(**recorded(4), terminated=False, truncated=True)
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.bin")]
+    long = recorded(max(sizes) // 8)
+    with full_disk(max(sizes)), pytest.raises(WriteError, match=r"Could not write .*\.bin"):
+        store.add_episode(**long, terminated=False, truncated=True)
+    rows, episodes = store.rows, store.episodes
+    store.flush()
+    opened = EpisodeStore.open(tmp_path)
+    assert (opened.rows, opened.episodes) == (rows, episodes)
+    assert opened.episode(0)["actions"].shape == (4, 1)
+    opened.add_episode(**recorded(7), terminated=False, truncated=True)
+    assert opened.episode(episodes)["observations"].shape == (8, 2)
 
 
 @settings(max_examples=60, deadline=None)

@@ -80,6 +80,11 @@ def names(text: str, option: str) -> list[str]:
     return parts
 
 
+def file_name(task: str) -> str:
+    """Return a task's name without what file systems may refuse."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in task)
+
+
 def assignment(text: str) -> tuple[str, Any]:
     """Split ``NAME=VALUE``; the value is a Python literal where it reads as one, else the text itself.
 

@@ -19,7 +19,7 @@ from ..core.runs import Run
 from ..core.settings import Settings, field_names
 from ..evaluations.settings import TrainingResult, TrainSettings
 from .main import stopped_by
-from .options import assignment, parse
+from .options import assignment, file_name, parse
 from .progress import TrainingProgress
 
 AgentSettings = TypeVar("AgentSettings", bound=Settings)
@@ -139,8 +139,7 @@ def _mention_late_learning(settings: TrainSettings) -> None:
 
 
 def _default_folder(settings: TrainSettings) -> Path:
-    task = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in settings.task)
-    return Path("runs") / f"{task}-{settings.agent}-{settings.seed}"
+    return Path("runs") / f"{file_name(settings.task)}-{settings.agent}-{settings.seed}"
 
 
 def _conclude(result: TrainingResult) -> int:
