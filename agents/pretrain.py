@@ -104,6 +104,16 @@ class Pretraining:
         """Updates so far."""
         return self.learner.optimization.updates
 
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        return self.settings.learner.learning_rate * self.settings.pace(self.updates)
+
+    @property
+    def held_out_clips(self) -> int:
+        """Clips on which :meth:`health` is measured."""
+        return min(HELD_OUT_CLIPS, len(self._held_out))
+
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the episodes to learn from and of those held out, among those that are long enough."""
         rows = self.store.starts(self.model.clip_spec)
@@ -154,8 +164,7 @@ class Pretraining:
     def health(self) -> dict[str, float]:
         """Return how the model does on held-out episodes; see :func:`~forethought.world_model.measure_health`."""
         rng = numpy_generator(self.seed, "held out")
-        count = min(HELD_OUT_CLIPS, len(self._held_out))
-        chosen = np.sort(rng.choice(self._held_out, count, replace=False))
+        chosen = np.sort(rng.choice(self._held_out, self.held_out_clips, replace=False))
         clip = self.store.cut(chosen, self.model.clip_spec).to(self.device)
         return measure_health(self.model, clip, torch_generator(self.seed, "health"))
 

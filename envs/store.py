@@ -8,6 +8,7 @@ sampled like finished ones.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -53,7 +54,7 @@ class EpisodeStore:
         observation_shape: int | tuple[int, ...],
         action_dims: int,
         num_envs: int = 1,
-        folder: str | Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         state_dims: int = 0,
     ) -> None:
         shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
@@ -72,7 +73,7 @@ class EpisodeStore:
         self._last_row = np.full(num_envs, _NONE, np.int64)
 
     @classmethod
-    def open(cls, folder: str | Path, num_envs: int = 1) -> Self:
+    def open(cls, folder: str | os.PathLike[str], num_envs: int = 1) -> Self:
         """Open the store in ``folder`` without knowing its dimensions.
 
         Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +30,7 @@ from ..envs import EpisodeStore, make_env
 from ..envs.columns import read_header
 from ..envs.experts import ExpertPolicy, RandomPolicy
 from ..envs.recording import RecordedEpisode, Recorder, RecordingPolicy
-from .episodes import stack_observations
+from .episodes import check_spaces, stack_observations
 from .milestones import Interruption
 from .training import load_trained
 
@@ -109,8 +108,7 @@ def collect(
     """
     folder = Path(folder)
     recorder = _recorder(settings)
-    _policy(settings)  # before the folder: what was misspelt leaves nothing behind
-    [probe] = recorder.record(RandomPolicy(), [0], [0])
+    [probe] = recorder.record(_policy(settings), [0], [0])  # before the folder: a misspelt name leaves nothing behind
     with _locked(folder):
         store = _open(folder, settings, recorder, probe)
         recorder.close()
@@ -172,7 +170,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _open(folder: Path, settings: CollectSettings, recorder: Recorder, probe: RecordedEpisode | None) -> EpisodeStore:
     """Open the store for what ``recorder`` records, or make it."""
     if probe is None:
-        raise EnvironmentFault(f"{settings.task} gives values that are not finite, to random actions already.")
+        raise EnvironmentFault(f"{settings.task} gives values that are not finite in the very first episode.")
     states = 0 if probe.states is None else probe.states.shape[1]
     shape, dims = recorder.observation_codec.shape, recorder.action_codec.dims
     header = read_header(folder)
@@ -298,10 +296,7 @@ def _policy(settings: CollectSettings) -> RecordingPolicy:
         return ExpertPolicy(settings.task)
     if not Path(settings.policy).is_dir():
         raise SettingsError(f"policy = {settings.policy!r} is neither 'random' nor 'expert', nor the folder of a run.")
-    agent, trained = load_trained(settings.policy)
-    if trained.task != settings.task:
-        warnings.warn(f"{settings.policy} was trained in {trained.task}, and acts in {settings.task}.", stacklevel=2)
-    return _AgentPolicy(agent)
+    return _AgentPolicy(load_trained(settings.policy)[0])
 
 
 class _AgentPolicy:
@@ -311,6 +306,7 @@ class _AgentPolicy:
         self._agent = agent
 
     def begin(self, env: Any, seeds: Sequence[int]) -> None:
+        check_spaces(self._agent, env)
         self._running = np.arange(len(seeds))
         self._start = True
         self._state = self._agent.initial_state(list(seeds)) if hasattr(self._agent, "initial_state") else None

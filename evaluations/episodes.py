@@ -117,7 +117,7 @@ class Play:
 
     def run(self, episodes: Sequence[Episode]) -> None:
         """Play all ``episodes`` to their ends, dropping each from the batch as it finishes."""
-        _check_spaces(self.agent, episodes[0].env)
+        check_spaces(self.agent, episodes[0].env)
         for episode in episodes:
             episode.start()
         running = [episode for episode in episodes if not episode.done]
@@ -149,7 +149,7 @@ class Play:
         return actions, state
 
 
-def _check_spaces(agent: Any, env: gym.Env[Any, Any]) -> None:
+def check_spaces(agent: Any, env: gym.Env[Any, Any]) -> None:
     """Refuse an agent that was made for other spaces; bounds may differ, and an agent that has no spaces may try."""
     for kind in ("observation", "action"):
         made_for, found = getattr(agent, f"{kind}_space", None), getattr(env, f"{kind}_space")

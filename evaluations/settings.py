@@ -69,6 +69,7 @@ class Progress:
         last_return: of the last evaluation, or of the latest training episodes before the first one; ``None`` so far.
         losses: latest training losses by name.
         activity: "learning" or "evaluating".
+        unit: what is counted, if not environment steps.
     """
 
     step: int
@@ -77,6 +78,7 @@ class Progress:
     last_return: float | None
     losses: dict[str, float]
     activity: str
+    unit: str = "step"
 
     @property
     def seconds_left(self) -> float | None:

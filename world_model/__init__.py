@@ -8,6 +8,8 @@ from .learner import Learner
 from .lewm import LEWM, LEWM_SMALL, load_lewm
 from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
 from .optimization import Optimization, OptimizationSettings
+from .presets import preset_for
+from .saving import load_model, save_model
 from .sigreg import SIGReg, effective_rank, unit_directions
 from .state import Imagination, LatentState, Past, Step
 from .transformer import ActionEncoder, TransformerPredictor, TransformerSettings
@@ -21,6 +23,9 @@ __all__ = [
     "LEWM",
     "LEWM_SMALL",
     "load_lewm",
+    "load_model",
+    "save_model",
+    "preset_for",
     "Optimization",
     "OptimizationSettings",
     "ComputeSettings",

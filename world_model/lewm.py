@@ -1,4 +1,4 @@
-"""LeWorldModel: its settings as presets of :class:`JEPA`, and a reader of its released weights.
+"""LeWorldModel: its settings, for :class:`JEPA`, and a reader of its released weights.
 
 A release is a state dictionary and a ``config.json``. The configuration names classes that its own loader would import;
 here only its numbers are read. Of the weights only tensors are read, so nothing in either file is ever executed.
@@ -45,7 +45,6 @@ LEWM_SMALL = LEWM.replace(
     directions=256,
 )
 """The same design for images of 64 pixels on a processor without a GPU: 2 million parameters."""
-PRESETS = {"lewm": LEWM, "lewm-small": LEWM_SMALL}
 
 _WIDTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 """Width, depth and heads of the encoder by the name of its size; its hidden layers are four times as wide."""

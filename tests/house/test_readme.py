@@ -11,6 +11,7 @@ import pytest
 
 from forethought.cli.main import COMMANDS
 from forethought.cli.options import parse
+from forethought.cli.pretrain import PretrainCommand
 from forethought.cli.train import read_options
 
 from .readme import ROOT, TEXT, blocks, commands
@@ -32,6 +33,8 @@ def test_every_command_exists_with_its_options(command):
     name, *options = arguments
     if name == "train":
         read_options(options)
+    elif name == "pretrain":  # what else is an option depends on the store
+        parse(PretrainCommand, name, options)
     else:
         module = importlib.import_module(f"forethought.cli.{name}")
         parse(getattr(module, f"{name.title()}Options"), name, options)

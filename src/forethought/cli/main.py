@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train one agent on one task, in a folder from which it can be resumed.",
     "evaluate": "Evaluate a trained agent, by one planner or by several in one table.",
     "collect": "Record episodes of a task, to learn a world model from.",
+    "pretrain": "Learn a world model from recorded episodes, without acting.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
     "speed": "Measure what a step costs: of agents in training, or of environments in processes.",

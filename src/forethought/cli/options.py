@@ -17,7 +17,13 @@ from ..core.errors import ForethoughtError, SettingsError
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], command: str, arguments: Sequence[str], description: str = "") -> Options:
+def parse(
+    options: type[Options],
+    command: str,
+    arguments: Sequence[str],
+    description: str = "",
+    default: Options | None = None,
+) -> Options:
     """Build ``options`` from command-line arguments.
 
     Args:
@@ -25,6 +31,7 @@ def parse(options: type[Options], command: str, arguments: Sequence[str], descri
         command: name of the subcommand, for messages.
         arguments: what follows it.
         description: begins the help; by default the docstring of ``options``.
+        default: what holds where nothing is given, if not the defaults of ``options``.
 
     Raises:
         ForethoughtError: a value that the dataclass refuses, in its own words, or arguments that do not fit, with
@@ -42,6 +49,7 @@ def parse(options: type[Options], command: str, arguments: Sequence[str], descri
                 prog=f"forethought {command}",
                 description=description or None,
                 args=arguments,
+                default=tyro.MISSING_NONPROP if default is None else default,
                 config=(tyro.conf.AvoidSubcommands,),  # settings that are none by default stay so
             )
         except SystemExit as stop:

@@ -52,7 +52,7 @@ class TrainingProgress:
 
 def _line(progress: Progress) -> str:
     """Return everything in one line."""
-    return " · ".join([f"step {progress.step:,}/{progress.steps:,}", *_facts(progress)])
+    return " · ".join([f"{progress.unit} {progress.step:,}/{progress.steps:,}", *_facts(progress)])
 
 
 def _panel(progress: Progress) -> Table:
@@ -66,7 +66,7 @@ def _panel(progress: Progress) -> Table:
 def _facts(progress: Progress) -> list[str]:
     facts = []
     if progress.steps_per_second:
-        facts.append(f"{progress.steps_per_second:.0f} steps/s")
+        facts.append(f"{progress.steps_per_second:.3g} {progress.unit}s/s")
     if progress.activity != "learning":
         facts.append(progress.activity)
     elif progress.seconds_left is not None:

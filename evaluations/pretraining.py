@@ -1,0 +1,262 @@
+"""pretrain: a world model learns from a store in one run folder, and goes on from there when it was stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+
+from ..agents.pretrain import Pretraining, PretrainingSettings
+from ..core.checkpoints import Checkpoint
+from ..core.errors import RunFolderError, WriteError
+from ..core.runs import Run
+from ..core.settings import Range, Settings
+from ..envs import EpisodeStore
+from ..world_model import JEPA, collapse_alarm, load_model, preset_for, save_model
+from .collect import read_source
+from .milestones import PROGRESS_EVERY_S, Clock, DispensableWriter, Interruption, MetricsWriter, latest_losses
+from .settings import Progress, TrainingResult
+from .stage import limited_threads
+
+MODEL_FILE = "model.zip"
+KIND = "pretrain"
+LOG_EVERY = 100
+"""Updates over which losses are averaged for the log."""
+
+
+@dataclass(frozen=True)
+class PretrainSettings(Settings):
+    """One world model learning from one store: everything that decides the result, and what a run's config holds."""
+
+    store: str
+    """Folder of the store (forethought collect makes one)."""
+    model: str = ""
+    """Preset of the world model; by default the one that fits the store's observations."""
+    seed: Annotated[int, Range(ge=0)] = 0
+    """Of everything random in training."""
+    checkpoints: Annotated[int, Range(ge=1, le=10_000)] = 10
+    """Checkpoints and measurements on held-out episodes, evenly spread over the run, the last at its end."""
+    device: str = "auto"
+    """Where to compute: auto, cpu or cuda."""
+    threads: Annotated[int, Range(ge=1, le=1024)] = 1
+    """Threads of torch."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """The settings of the training that differ from the preset's; see :class:`PretrainingSettings`."""
+
+
+def default_training(store: str | os.PathLike[str], model: str = "") -> PretrainingSettings:
+    """Return the settings with which a preset, or the one that fits, learns from the store in ``store``.
+
+    Raises:
+        CheckpointError: there is no store.
+        UnknownNameError: no such preset.
+    """
+    shape = EpisodeStore.open(store).observation_shape
+    return PretrainingSettings(model=preset_for(shape, model))
+
+
+def pretrain(
+    settings: PretrainSettings,
+    folder: str | os.PathLike[str],
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TrainingResult:
+    """Learn a world model from the start.
+
+    Ctrl-C or SIGTERM ends the training after the current update: everything is saved, and the result says
+    "interrupted". :func:`resume_pretraining` goes on from there.
+
+    Args:
+        settings: what to learn from, and how.
+        folder: run folder to make; see :class:`~forethought.core.runs.Run`.
+        on_progress: called about twice a second.
+
+    Raises:
+        ForethoughtError: for a store, preset or setting that does not exist or does not fit, and a folder that holds
+            a run already.
+    """
+    with limited_threads(settings.threads):
+        training = _training(settings)  # before the folder: what was misspelt leaves nothing behind
+        config = {**settings.to_dict(), "training": training.settings.to_dict()}
+        with Run.create(folder, config, KIND) as run:
+            return _Session(run, settings, training, on_progress).go()
+
+
+def resume_pretraining(
+    folder: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None
+) -> TrainingResult:
+    """Continue an interrupted run from its newest checkpoint, bit for bit on the CPU.
+
+    Raises:
+        RunFolderError: no such run, or one that is finished or in use.
+        CheckpointError: no valid checkpoint.
+    """
+    run = Run.open(folder)
+    settings = pretrain_settings_of(run)
+    if run.status == "finished":
+        raise RunFolderError(f"{folder} is finished: it has taken all of its updates.")
+    with limited_threads(settings.threads):
+        training = _training(settings)
+        with run:
+            return _Session(run, settings, training, on_progress, run.latest_checkpoint()).go()
+
+
+def pretrain_settings_of(run: Run) -> PretrainSettings:
+    """Return what a run was asked for.
+
+    Raises:
+        RunFolderError: it is not a pretraining run.
+    """
+    if run.manifest.get("kind") != KIND:
+        raise RunFolderError(f"{run.folder} does not hold the run of a world model that learned from a store.")
+    return PretrainSettings.from_dict(run.config)
+
+
+def load_pretrained(folder: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any]]:
+    """Return the world model that a run saved, and what it learned from: task, and the arguments of its environment.
+
+    Raises:
+        RunFolderError: no such run, or one that has saved no model yet.
+        CheckpointError: a damaged file.
+    """
+    run = Run.open(folder)
+    pretrain_settings_of(run)
+    path = run.folder / MODEL_FILE
+    if not path.exists():
+        raise RunFolderError(f"{folder} holds no {MODEL_FILE} yet: the run is {run.status}; finish or resume it first.")
+    return load_model(path)
+
+
+def _training(settings: PretrainSettings) -> Pretraining:
+    store = EpisodeStore.open(settings.store)
+    given = PretrainingSettings(model=preset_for(store.observation_shape, settings.model)).to_dict()
+    return Pretraining(
+        store, PretrainingSettings.from_dict(_merged(given, settings.training)), settings.seed, settings.device
+    )
+
+
+def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return ``given`` with ``changes``, which may be as deep."""
+    merged = dict(given)
+    for name, value in changes.items():
+        before = given.get(name)
+        merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class _Session:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: PretrainSettings,
+        training: Pretraining,
+        on_progress: Callable[[Progress], None] | None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.run, self.settings, self.training = run, settings, training
+        self._on_progress = on_progress or (lambda progress: None)
+        self._interruption = Interruption()
+        spent: dict[str, Any] = {}
+        if checkpoint is not None:
+            training.restore(checkpoint)
+            spent = checkpoint.documents["run"]
+            run.rewind_metrics(training.updates)
+        run.note(device=str(training.device), episodes_too_short=training.short)
+        self._writer = MetricsWriter(run)
+        board: KVWriter = DispensableWriter(TensorBoardOutputFormat(str(run.folder / "tensorboard")))
+        self._logger = Logger(None, [board, self._writer])
+        self._clock = Clock(spent.get("cpu_seconds", 0.0), spent.get("wall_seconds", 0.0))
+        self._trail: deque[tuple[int, float]] = deque(maxlen=round(60 / PROGRESS_EVERY_S))
+        self._losses: list[dict[str, Any]] = spent.get("losses", [])  # since they were logged last
+        try:
+            self._source = read_source(settings.store)
+        except RunFolderError:
+            self._source = {}  # a store that was not collected: the model does not know its task
+
+    def go(self) -> TrainingResult:
+        """Learn to the end or until interrupted."""
+        training, updates = self.training, self.training.settings.updates
+        count = self.settings.checkpoints
+        milestones = {int(np.ceil(updates * part / count)) for part in range(1, count + 1)}
+        reported = 0.0
+        if training.short:
+            warnings.warn(
+                f"{training.short:,} of {training.store.episodes:,} episodes are too short for a clip and were left "
+                "out.",
+                stacklevel=4,
+            )
+        with self._interruption.listening():
+            while training.updates < updates and self._interruption.requested is None:
+                self._losses.append(training.learn())
+                if training.updates % LOG_EVERY == 0 or training.updates in milestones:
+                    self._log()
+                if training.updates in milestones:
+                    self._milestone()
+                if time.perf_counter() - reported > PROGRESS_EVERY_S:
+                    reported = time.perf_counter()
+                    self._report("learning")
+            reason = self._interruption.requested
+            if reason and training.updates not in milestones:
+                self._save()
+        self._report("learning")
+        self._logger.close()
+        if reason and training.updates < updates:
+            self.run.set_status("interrupted", reason=f"{reason} at update {training.updates}")
+        else:
+            self.run.set_status("finished")
+        return TrainingResult(self.run.folder, self.run.status, training.updates, None, bool(reason))
+
+    def _log(self) -> None:
+        for name in self._losses[0]:
+            self._logger.record(f"train/{name}", float(np.mean([float(losses[name]) for losses in self._losses])))
+        self._losses.clear()
+        self._logger.record("train/learning_rate", self.training.learning_rate)
+        self._logger.record("time/cpu_seconds", self._clock.cpu_seconds)
+        self._logger.record("time/wall_seconds", self._clock.wall_seconds)
+        self._logger.dump(self.training.updates)
+
+    def _milestone(self) -> None:
+        with self._clock.paused():
+            self._report("measuring")
+            health, clips = self.training.health(), self.training.held_out_clips
+            alarm = collapse_alarm(health, clips)
+            for name, value in {**health, "collapsed": float(alarm is not None)}.items():
+                self._logger.record(f"health/{name}", value)
+            self._logger.dump(self.training.updates)
+            if alarm:
+                warnings.warn(alarm, stacklevel=2)
+            self._save()
+
+    def _save(self) -> None:
+        """Save the model and a checkpoint; what cannot be written leaves what was saved before, and stops the run."""
+        updates = self.training.updates
+        checkpoint = self.training.checkpoint()
+        checkpoint.documents["run"] = {
+            "cpu_seconds": self._clock.cpu_seconds,
+            "wall_seconds": self._clock.wall_seconds,
+            "losses": [{name: float(value) for name, value in losses.items()} for losses in self._losses],
+        }
+        try:
+            save_model(self.training.model, self.run.folder / MODEL_FILE, self._source)
+            self.run.save_checkpoint(updates, checkpoint)
+        except WriteError as error:
+            raise WriteError(
+                f"{error} Update {updates:,} could not be saved, so training stopped; make room, and go on from the "
+                "last checkpoint with --resume."
+            ) from error
+
+    def _report(self, activity: str) -> None:
+        update = self.training.updates
+        self._trail.append((update, self._clock.wall_seconds))
+        (first, began), (last, now) = self._trail[0], self._trail[-1]
+        pace = (last - first) / (now - began) if now > began else 0.0
+        losses = latest_losses(self._writer.latest)
+        self._on_progress(Progress(update, self.training.settings.updates, pace, None, losses, activity, unit="update"))

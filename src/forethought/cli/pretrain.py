@@ -1,0 +1,121 @@
+"""``forethought pretrain``: a world model learns from recorded episodes, and goes on from there when it was stopped."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, Suppress
+
+from ..agents.pretrain import PretrainingSettings
+from ..core.errors import SettingsError, UnknownNameError, did_you_mean
+from ..core.runs import Run
+from ..core.settings import field_names
+from ..evaluations.pretraining import (
+    PretrainSettings,
+    default_training,
+    pretrain,
+    resume_pretraining,
+)
+from ..evaluations.settings import TrainingResult
+from ..world_model import LEWM_SMALL
+from ..world_model.presets import PRESETS
+from .main import stopped_by
+from .options import parse
+from .progress import TrainingProgress
+
+
+@dataclass(frozen=True)
+class PretrainOptions(PretrainSettings):
+    """What every pretraining has."""
+
+    store: Annotated[Positional[str], tyro.conf.arg(metavar="STORE")] = ""
+    """Folder of the store (forethought collect makes one)."""
+    model: Annotated[str, tyro.conf.arg(name="preset", metavar="NAME")] = ""
+    """World model by name: lewm, lewm-small or state; by default the one that fits the observations. The options below
+    change it."""
+    training: Suppress[dict[str, Any]] = field(default_factory=dict)
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Run folder to make; by default runs/STORE-pretrained-SEED."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Go on with an interrupted run instead, to the end and with the settings that it was begun with."""
+
+
+@dataclass(frozen=True)
+class PretrainCommand:
+    """Learn a world model from recorded episodes, without acting: a LeWorldModel from images, or one of state vectors.
+
+    The defaults of the options below are those of the world model that fits STORE.
+    """
+
+    run: Annotated[PretrainOptions, tyro.conf.arg(name="")] = field(default_factory=PretrainOptions)
+    settings: Annotated[PretrainingSettings, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: PretrainingSettings(model=LEWM_SMALL)
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Pretrain, or resume."""
+    options = _read_options(arguments)
+    asked = options.run
+    with TrainingProgress() as progress:
+        if asked.resume is not None:
+            result = resume_pretraining(asked.resume, progress)
+        else:
+            shared = {name: getattr(asked, name) for name in field_names(PretrainSettings)}
+            settings = PretrainSettings(**shared | {"training": options.settings.to_dict()})
+            result = pretrain(settings, asked.out or _default_folder(settings), progress)
+    return _conclude(result)
+
+
+def _read_options(arguments: Sequence[str]) -> PretrainCommand:
+    """Parse the arguments; which defaults they have depends on the store and the preset."""
+    asked = PretrainOptions(store=_store(arguments), model=_preset(arguments))
+    resuming = any(argument.partition("=")[0] == "--resume" for argument in arguments)
+    helping = any(argument in ("-h", "--help") for argument in arguments)
+    if asked.store:
+        training = default_training(asked.store, asked.model)
+    elif resuming or helping:
+        training = PretrainCommand().settings if not asked.model else PretrainingSettings(model=PRESETS[asked.model])
+    else:
+        raise SettingsError("Which store? Such as: forethought pretrain data/two-room, which collect has made.")
+    options = parse(PretrainCommand, "pretrain", arguments, default=PretrainCommand(asked, training))
+    if resuming and (options.run.replace(resume=None) != PretrainOptions() or options.settings != training):
+        raise SettingsError("--resume goes on with the settings that the run was begun with: leave out the others.")
+    return options
+
+
+def _store(arguments: Sequence[str]) -> str:
+    """Find the store among the arguments: the one that is such a folder."""
+    return next((argument for argument in arguments if (Path(argument) / "store.json").is_file()), "")
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    name = PretrainSettings.model
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        if argument == "--preset" and following is not None:
+            name = following
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    if name and name not in PRESETS:
+        raise UnknownNameError(f"Unknown world model {name!r}.{did_you_mean(name, PRESETS)}")
+    return name
+
+
+def _default_folder(settings: PretrainSettings) -> Path:
+    return Path("runs") / f"{Path(settings.store).resolve().name}-pretrained-{settings.seed}"
+
+
+def _conclude(result: TrainingResult) -> int:
+    run, folder = Run.open(result.folder), shlex.quote(str(result.folder))
+    if result.status == "interrupted":
+        print(f"Stopped at update {result.step:,}; everything is saved in {folder}.")
+        print(f"Go on with: forethought pretrain --resume {folder}")
+        return stopped_by((run.manifest["reason"] or "").partition(" ")[0])
+    print(f"Finished {result.step:,} updates; the run is in {folder}.")
+    print(f"Try: forethought evaluate {folder}")
+    return 0

@@ -1,0 +1,83 @@
+"""The commands that record and learn from recordings: they go on, add to what is there, and say what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    *("--updates", 6, "--checkpoints", 2, "--batch-size", 4, "--model.latent-dims", 8, "--model.directions", 8),
+    *("--model.vision.patch-size", 16, "--model.vision.width", 16, "--model.vision.depth", 1),
+    *("--model.transformer.depth", 1, "--model.transformer.hidden", 16),
+]
+
+
+@pytest.fixture
+def walks(forethought, tmp_path: Path) -> Path:
+    """A store of four short walks."""
+    arguments = ("--policy", "expert", "--episodes", 4, "--jobs", 1, "--max-steps", 30, "--out", tmp_path / "walks")
+    outcome = forethought("collect", "two-room", *arguments)
+    assert outcome.code == 0
+    assert "Finished: 4 episodes added to" in outcome.out
+    assert f"Try: forethought pretrain {tmp_path / 'walks'}" in outcome.out
+    return tmp_path / "walks"
+
+
+def test_recording_again_adds_to_what_is_there(forethought, walks):
+    more = ("--policy", "random", "--episodes", 2, "--jobs", 1, "--max-steps", 5, "--out", walks)
+    assert "2 episodes added to" in (out := forethought("collect", "two-room", *more).out)
+    assert "which holds 6 now, 130 steps" in out
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_a_world_model_is_learned_and_a_finished_run_is_left_alone(forethought, walks, tmp_path):
+    outcome = forethought("pretrain", walks, *TINY, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "Finished 6 updates" in outcome.out
+    assert "update 6/6" in outcome.err
+    again = forethought("pretrain", walks, *TINY, "--out", tmp_path / "run")
+    assert again.code == 2
+    assert "holds a run already" in again.err
+    assert "is finished" in forethought("pretrain", "--resume", tmp_path / "run").err
+    assert "leave out the others" in forethought("pretrain", "--resume", tmp_path / "run", "--updates", 9).err
+
+
+def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):
+    shown = forethought("pretrain", walks, "--help").out
+    assert re.search(r"--model\.vision\.patch-size INT\s", shown)
+    assert forethought("pretrain", "--help").code == forethought("collect", "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("collect",), "TASK"),
+        (("collect", "two-rom"), "Did you mean 'two-room'"),
+        (("collect", "two-room", "--episodes", "0"), "episodes"),
+        (("collect", "Hopper-v5", "--policy", "expert"), "Unknown expert"),
+        (("collect", "two-room", "--set", "size"), "NAME=VALUE"),
+        (("collect", "two-room", "--set", "size=9"), "at least 32 pixels"),
+        (("collect", "two-room", "--polcy", "expert"), "did you mean --policy"),
+        (("pretrain",), "Which store?"),
+        (("pretrain", "nowhere"), "Which store?"),
+        (("pretrain", "--preset", "lewn", "nowhere"), "Did you mean 'lewm'"),
+        (("pretrain", "--resume", "nowhere"), "is not a run folder"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence_and_leave_nothing(
+    forethought, arguments, said, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    outcome = forethought(*arguments)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_and_a_preset_that_do_not_fit_are_named(forethought, walks):
+    outcome = forethought("pretrain", walks, "--preset", "lewm")
+    assert outcome.code == 2
+    assert "takes images of the shape (224, 224, 3), and the observations are (64, 64, 3)" in outcome.err

@@ -1,0 +1,50 @@
+"""World models as files: one zip of safetensors and JSON, in which nothing can execute code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import CheckpointError
+from ..core.files import damage_reported, load_archive, save_archive
+from .jepa import JEPA
+
+KIND = "forethought.world-model"
+
+
+def save_model(model: JEPA, path: str | os.PathLike[str], source: Mapping[str, Any] | None = None) -> Path:
+    """Write a world model, with the statistics of its observations and actions.
+
+    Args:
+        model: what is saved.
+        path: the file, which is replaced at once; ``.zip`` is added where it is missing.
+        source: what it was learned from, as plain JSON data, for whoever loads it.
+
+    Returns:
+        The file.
+
+    Raises:
+        WriteError: it could not be written; what stood in its place is unchanged.
+    """
+    document = {"kind": KIND, "config": model.config(), "source": dict(source or {})}
+    return save_archive(Path(path), {"model": document}, {"model": model.state_dict()})
+
+
+def load_model(path: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any]]:
+    """Return the world model that :func:`save_model` wrote, on the CPU, ready to predict, and its source.
+
+    Raises:
+        CheckpointError: the file holds none, or is damaged.
+    """
+    path = Path(path)
+    archive = load_archive(path)
+    document = archive.documents.get("model")
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise CheckpointError(f"{path} holds no world model.")
+    with damage_reported(path):
+        model = JEPA.from_config(document["config"])
+        model.load_state_dict(archive.tensors["model"])
+        source = dict(document["source"])
+    return model.eval(), source
