@@ -24,7 +24,8 @@ from .actor import CategoricalActor, DeterministicActor
 
 FAILURES_IN_A_ROW = 10
 
-ObjectiveFactory = Callable[[LatentState], Callable[[Tensor], Tensor]]
+ObjectiveFactory = Callable[..., Callable[[Tensor], Tensor]]
+"""Of the latent state, and of the goals' latents (B, D) where there are goals, makes what plans are judged by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class ControllerState:
         executed: (B, block, a) the last environment actions, as many as make a model step, the newest last.
         failed: (B,) host integers, plans that failed so far.
         failed_in_a_row: (B,) host integers, how many of them since the last sound one.
+        goal: (B, D), the latents of what is to be reached, or ``None`` where the objective needs none.
     """
 
     latent: LatentState
@@ -48,6 +50,7 @@ class ControllerState:
     executed: Tensor
     failed: NDArray[np.int64]
     failed_in_a_row: NDArray[np.int64]
+    goal: Tensor | None = None
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> ControllerState:
         """Return the state of the environments at ``index``."""
@@ -61,6 +64,7 @@ class ControllerState:
             self.executed[on_device],
             self.failed[rows.numpy()],
             self.failed_in_a_row[rows.numpy()],
+            None if self.goal is None else self.goal[on_device],
         )
 
     def to_tree(self) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class ControllerState:
             "executed": self.executed,
             "failed": self.failed.tolist(),
             "failed_in_a_row": self.failed_in_a_row.tolist(),
+            **({} if self.goal is None else {"goal": self.goal}),
         }
 
 
@@ -85,7 +90,8 @@ class Controller:
     Args:
         model: the world model.
         planner: searches plans of H model steps.
-        objective: makes the cost function of a latent state; see :mod:`forethought.agents.objective`.
+        objective: makes the cost function of a latent state, and of goals where it has any; see
+            :mod:`forethought.agents.objective`.
         actor: proposes plans, and explores; ``None`` for none.
         proposals: plans that the actor proposes; the first follows it exactly, the others are disturbed.
         proposal_noise: how much (see the actor's ``explore``).
@@ -108,8 +114,13 @@ class Controller:
         self.execute = min(execute, planner.horizon)
         self.block = planner.spec.block
 
-    def initial_state(self, seeds: int | Sequence[int]) -> ControllerState:
-        """Return the state of environments that have not been observed, one per seed."""
+    def initial_state(self, seeds: int | Sequence[int], goal: Tensor | None = None) -> ControllerState:
+        """Return the state of environments that have not been observed, one per seed.
+
+        Args:
+            seeds: of the B environments.
+            goal: (B, D), latents to reach, for objectives that have goals.
+        """
         plan = self.planner.initial_state(seeds)
         batch, dims, device = len(plan), self.planner.spec.dims, self.model.device
         return ControllerState(
@@ -120,6 +131,7 @@ class Controller:
             torch.zeros(batch, self.block, dims // self.block, device=device),
             np.zeros(batch, np.int64),
             np.zeros(batch, np.int64),
+            goal,
         )
 
     def restore_state(self, tree: Mapping[str, Any]) -> ControllerState:
@@ -135,7 +147,8 @@ class Controller:
         left, failed, in_a_row = (np.array(tree[name], np.int64) for name in ("left", "failed", "failed_in_a_row"))
         saved = iter(tree["latent"])
         latent = state.latent.map(lambda _: next(saved).to(device))
-        return ControllerState(latent, plan, queue, left, executed, failed, in_a_row)
+        goal = tree["goal"].to(device) if "goal" in tree else None
+        return ControllerState(latent, plan, queue, left, executed, failed, in_a_row, goal)
 
     @torch.no_grad()
     def act(
@@ -186,7 +199,8 @@ class Controller:
     def _replan(self, state: ControllerState, rows: NDArray[np.int64], explore: float | None) -> ControllerState:
         index = torch.from_numpy(rows).to(state.queue.device)
         latent, warm = state.latent.select(index), state.plan.select(rows)
-        plan = _sound(self.planner.plan(self.objective(latent), warm, self._propose(latent, warm, explore)), warm)
+        objective = self.objective(latent) if state.goal is None else self.objective(latent, state.goal[index])
+        plan = _sound(self.planner.plan(objective, warm, self._propose(latent, warm, explore)), warm)
         executed = plan.actions[:, : self.execute]
         left = state.left.copy()
         left[rows] = self.execute * self.block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,3 +63,45 @@ class RewardObjective:
         if self.value is not None:
             returns = returns + weights[..., -1] * self.value(imagined.latents[:, :, -1])
         return -returns
+
+
+GoalForm = Literal["last", "sum", "best"]
+
+
+@dataclass(frozen=True)
+class GoalObjective:
+    """How far imagined latents are from those of goals: squared Euclidean distances, or steps if these are learned.
+
+    Attributes:
+        model: a world model.
+        state: where the B environments are.
+        goal: (B, D), the latents to reach.
+        form: which distance counts: that after the last step, as in LeWorldModel (arXiv 2603.19312); the sum over all
+            steps, which hurries; or the smallest, for goals that are nearer than a plan is long.
+        distance: latents (..., D) and goals (..., D) to distances (...), if not the squared Euclidean one.
+    """
+
+    model: JEPA
+    state: LatentState
+    goal: Tensor
+    form: GoalForm = "last"
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.goal.shape != self.state.latents.shape:
+            raise SettingsError(
+                f"There are {len(self.state.latents)} environments with latents of {self.state.latents.shape[-1]} "
+                f"dimensions, and the goals are of the shape {tuple(self.goal.shape)}."
+            )
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
+        latents = self.model.imagine(self.state, actions).latents
+        goal = self.goal[:, None, None]
+        if self.form == "last":
+            latents = latents[:, :, -1:]
+        if self.distance is None:
+            distances = (latents - goal).square().sum(-1)
+        else:
+            distances = self.distance(latents, goal.expand_as(latents))
+        return distances.amin(2) if self.form == "best" else distances.sum(2)

@@ -15,13 +15,14 @@ from __future__ import annotations
 import functools
 import json
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import SettingsError
 from ..core.seeding import derive_seed, numpy_generator
+from .goals import GOALS, GoalPairs
 from .two_room import TwoRoomEnv
 from .two_room_walker import EPISODE_STEPS, noisy_walker
 
@@ -38,30 +39,16 @@ _NAME = "two-room held-out"
 Positions = NDArray[np.float64]
 
 
-class HeldOutPairs(NamedTuple):
-    """Starts and goals, each (200, 2), in map units."""
-
-    starts: Positions
-    goals: Positions
-
-
-def held_out_pairs(offset: int) -> HeldOutPairs:
-    """Return the pairs of one offset; how many steps an agent has for them is in ``STEP_BUDGETS``.
-
-    Args:
-        offset: 25, 50 or 100 steps between start and goal, or ``ANY_GOAL``.
+@GOALS.register("two-room")
+def held_out_pairs(offset: int) -> GoalPairs:
+    """Return the 200 pairs of one offset: 25, 50 or 100 steps between start and goal, or ``ANY_GOAL``.
 
     Raises:
         SettingsError: for another offset.
     """
-    pairs = np.array(_stored(offset)["pairs"])
-    return HeldOutPairs(pairs[:, :2], pairs[:, 2:])
-
-
-def excluded_share(offset: int) -> float:
-    """Return which share of the pairs drawn for an offset was left out, because the start was at the goal already."""
-    excluded = _stored(offset)["excluded"]
-    return float(excluded / (excluded + PAIRS))
+    stored = _stored(offset)
+    pairs = np.array(stored["pairs"])
+    return GoalPairs(pairs[:, :2], pairs[:, 2:], STEP_BUDGETS[offset], int(stored["excluded"]))
 
 
 def _stored(offset: int) -> dict[str, Any]:

@@ -271,7 +271,8 @@ def test_no_start_is_at_its_goal_and_what_was_left_out_is_told(offset: int) -> N
     assert pairs.starts.shape == pairs.goals.shape == (200, 2)
     assert not TwoRoomEnv.is_success(pairs.starts, pairs.goals).any()
     assert all(rooms.is_free(*place) for place in np.concatenate([pairs.starts, pairs.goals]).tolist())
-    assert 0 < held_out.excluded_share(offset) < 0.2
+    assert 0 < pairs.excluded_share < 0.2
+    assert pairs.step_budget == (2 * offset or 200)
     both_rooms = (pairs.starts[:, 0] < rooms.MIDDLE) != (pairs.goals[:, 0] < rooms.MIDDLE)
     assert 0.15 < both_rooms.mean() < 0.7
 

@@ -1,0 +1,102 @@
+"""Planning to goals: plans end where they should, and every environment has a goal of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from forethought.agents.goals import GoalPlanningSettings, GoalPolicy
+from forethought.agents.objective import GoalObjective
+from forethought.core.errors import SettingsError
+from forethought.world_model import JEPA, Imagination, JEPASettings, LatentState
+
+BOX, ACTIONS = spaces.Box(-10, 10, (2,)), spaces.Box(-2, 2, (2,))
+
+
+class Plane(torch.nn.Module):
+    """A world whose latents are positions and whose actions, in [-1, 1], move by as much."""
+
+    settings, observation_shape, action_dims, device = JEPASettings(latent_dims=2), (2,), 2, torch.device("cpu")
+    latent_dims = 2
+
+    def encode(self, observations):
+        return observations
+
+    def initial(self, batch):
+        return LatentState(torch.zeros(batch, 2))
+
+    def observe(self, state, observations, previous_actions, reset):
+        return LatentState(observations)
+
+    def imagine(self, state, actions):
+        return Imagination(state.latents[:, None, None] + actions.cumsum(2), None, None, None)
+
+
+def costs(form, path, goal=(3.0, 0.0), **more):
+    """Return what the objective says of paths of positions from the origin."""
+    steps = torch.diff(torch.tensor([[[0.0, 0.0], *path]]), dim=1)
+    objective = GoalObjective(Plane(), LatentState(torch.zeros(1, 2)), torch.tensor([goal]), form, **more)
+    return objective(steps[None]).item()
+
+
+@pytest.mark.parametrize(("form", "expected"), [("last", 4.0), ("sum", 4 + 1 + 4), ("best", 1.0)])
+def test_a_plan_costs_its_distance_from_the_goal(form, expected):
+    assert costs(form, [[1.0, 0.0], [2.0, 0.0], [5.0, 0.0]]) == pytest.approx(expected)
+
+
+def test_another_distance_may_be_asked_for():
+    def steps_left(latents, goals):
+        assert latents.shape == goals.shape
+        return (latents - goals).abs().sum(-1)
+
+    assert costs("sum", [[1.0, 1.0], [2.0, 0.0]], distance=steps_left) == pytest.approx(3 + 1)
+
+
+def test_goals_must_fit_the_latents():
+    with pytest.raises(SettingsError, match=r"1 environments with latents of 2 dimensions.*\(1, 3\)"):
+        GoalObjective(Plane(), LatentState(torch.zeros(1, 2)), torch.zeros(1, 3))
+
+
+def walk(policy, starts, goals, steps, narrow=None):
+    """Return the positions after some steps, of those that are kept after the first."""
+    places, state = np.array(starts, np.float32), policy.initial_state(range(len(starts)), np.array(goals, np.float32))
+    begun = np.ones(len(places), bool)
+    for step in range(steps):
+        actions, state = policy.predict(places, state, begun, True)
+        places, begun = places + actions / 2, np.zeros(len(places), bool)
+        if step == 0 and narrow is not None:
+            places, state, begun = places[narrow], state.select(np.array(narrow)), begun[narrow]
+    return places
+
+
+@pytest.mark.parametrize("planner", ["cem", "icem", "mppi", "gradient"])
+def test_every_environment_walks_to_its_own_goal(planner):
+    policy = GoalPolicy(Plane(), BOX, ACTIONS, GoalPlanningSettings(planner, budget=400, horizon=3, form="sum"))
+    goals = [[3.0, -2.0], [-4.0, 1.0], [0.0, 4.0]]
+    np.testing.assert_allclose(walk(policy, [[0, 0], [0, 0], [1, 1]], goals, 8), goals, atol=0.4)
+
+
+def test_goals_stay_with_their_environments_when_others_are_done():
+    policy = GoalPolicy(Plane(), BOX, ACTIONS, GoalPlanningSettings(horizon=3, execute=2, form="sum"))
+    goals = [[3.0, -2.0], [-4.0, 1.0], [0.0, 4.0]]
+    np.testing.assert_allclose(walk(policy, [[0, 0]] * 3, goals, 8, narrow=[2, 0]), [goals[2], goals[0]], atol=0.4)
+
+
+def test_a_state_with_goals_survives_being_written_down():
+    policy = GoalPolicy(Plane(), BOX, ACTIONS)
+    state = policy.initial_state([1, 2], np.ones((2, 2), np.float32))
+    restored = policy.controller.restore_state(state.to_tree())
+    assert torch.equal(restored.goal, torch.ones(2, 2))
+    assert policy.controller.restore_state(policy.controller.initial_state([3]).to_tree()).goal is None
+
+
+def test_what_is_missing_or_does_not_fit_is_named():
+    policy = GoalPolicy(Plane(), BOX, ACTIONS)
+    with pytest.raises(SettingsError, match="needs them"):
+        policy.initial_state([1])
+    with pytest.raises(SettingsError, match="2 seeds and 1 goals"):
+        policy.initial_state([1, 2], np.zeros((1, 2)))
+    with pytest.raises(SettingsError, match=r"blocks of 10 action dimensions, and the environment has \(2,\) and 5"):
+        GoalPolicy(JEPA(2, 10, JEPASettings(latent_dims=4, hidden=8, block=5)), BOX, spaces.Box(-1, 1, (1,)))

@@ -1,0 +1,69 @@
+"""Goals: the same starts for everyone, reached at the step at which they are, beside honest floors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from forethought.core.errors import EnvironmentFault
+from forethought.envs import make_env
+from forethought.envs.goals import GOALS, GoalPairs
+from forethought.evaluations.goals import Chance, Idle, evaluate_goals
+
+STATES = {"observation": "state"}
+SPACE = make_env("two-room").action_space
+NEAR = GoalPairs(
+    np.array([[40.0, 40.0], [60.0, 150.0], [60.0, 60.0]]), np.array([[80.0, 40.0], [60.0, 76.0], [60.0, 90.0]]), 12, 1
+)
+
+
+class Straight(Idle):
+    """Walks straight to the goal, which it is shown as a position."""
+
+    def initial_state(self, seeds, goals):
+        return State(np.asarray(goals), list(seeds))
+
+    def predict(self, observation, state, episode_start, deterministic):
+        assert deterministic
+        assert len(observation) == len(state.goals) == len(episode_start)
+        return np.clip((state.goals - observation) / 5, -1, 1).astype(np.float32), state
+
+
+class State:
+    def __init__(self, goals, seeds):
+        self.goals, self.seeds = goals, seeds
+
+    def select(self, index):
+        return State(self.goals[index], [self.seeds[i] for i in index])
+
+
+def test_a_goal_is_reached_at_the_first_step_within_its_reach():
+    told = evaluate_goals(Straight(SPACE), "two-room", NEAR, env_kwargs=STATES)
+    assert told.success.tolist() == [True, True, True]
+    assert told.steps.tolist() == [5, 12, 3]
+    assert told.excluded == 1
+    assert "100.0 %" in str(told)
+
+
+def test_what_takes_longer_than_there_are_steps_counts_as_missed():
+    short = GoalPairs(NEAR.starts, NEAR.goals, 11, 0)
+    told = evaluate_goals(Straight(SPACE), "two-room", short, env_kwargs=STATES)
+    assert told.success.tolist() == [True, False, True]
+    assert told.steps.tolist() == [5, 11, 3]
+
+
+def test_the_floors_are_what_they_are():
+    pairs = GOALS.get("two-room")(25)
+    idle, chance, again = (
+        evaluate_goals(seeker(SPACE), "two-room", pairs, env_kwargs=STATES) for seeker in (Idle, Chance, Chance)
+    )
+    assert idle.success.mean() == 0  # no start is at its goal already
+    assert 0.1 < chance.success.mean() < 0.4
+    assert np.array_equal(chance.steps, again.steps)
+    other = evaluate_goals(Chance(SPACE), "two-room", pairs, seed=1, env_kwargs=STATES)
+    assert not np.array_equal(chance.steps, other.steps)
+
+
+def test_a_task_that_is_no_goal_task_is_named():
+    with pytest.raises(EnvironmentFault, match="Pendulum-v1 is no goal task"):
+        evaluate_goals(Idle(SPACE), "Pendulum-v1", NEAR)
