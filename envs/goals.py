@@ -7,7 +7,7 @@ A goal task takes ``reset(options={"state": ..., "goal": ...})``, tells "is_succ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,28 @@ class GoalPairs:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def first(self, count: int | None) -> GoalPairs:
+        """Return the first ``count`` pairs, or all."""
+        return replace(self, starts=self.starts[:count], goals=self.goals[:count])
+
     @property
     def excluded_share(self) -> float:
         """Which share of the pairs that were drawn was left out."""
         return self.excluded / (self.excluded + len(self))
 
 
-GOALS: Registry[Callable[[int], GoalPairs]] = Registry("goal task", __package__)
-"""By the task's name, what returns its pairs of an offset: how many recorded steps lie between start and goal, 0 for
-goals from other episodes."""
+@dataclass(frozen=True)
+class GoalTask:
+    """What a goal task is judged on.
+
+    Attributes:
+        offsets: recorded steps between start and goal, for which there are pairs; 0 for goals from other episodes.
+        pairs: returns those of one offset.
+    """
+
+    offsets: tuple[int, ...]
+    pairs: Callable[[int], GoalPairs]
+
+
+GOALS: Registry[GoalTask] = Registry("goal task", __package__)
+"""By the task's name."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import SettingsError
 from ..core.seeding import derive_seed, numpy_generator
-from .goals import GOALS, GoalPairs
+from .goals import GOALS, GoalPairs, GoalTask
 from .two_room import TwoRoomEnv
 from .two_room_walker import EPISODE_STEPS, noisy_walker
 
@@ -39,7 +39,6 @@ _NAME = "two-room held-out"
 Positions = NDArray[np.float64]
 
 
-@GOALS.register("two-room")
 def held_out_pairs(offset: int) -> GoalPairs:
     """Return the 200 pairs of one offset: 25, 50 or 100 steps between start and goal, or ``ANY_GOAL``.
 
@@ -49,6 +48,9 @@ def held_out_pairs(offset: int) -> GoalPairs:
     stored = _stored(offset)
     pairs = np.array(stored["pairs"])
     return GoalPairs(pairs[:, :2], pairs[:, 2:], STEP_BUDGETS[offset], int(stored["excluded"]))
+
+
+GOALS.register("two-room")(GoalTask(tuple(STEP_BUDGETS), held_out_pairs))
 
 
 def _stored(offset: int) -> dict[str, Any]:

@@ -51,13 +51,24 @@ class GoalEvaluation:
         """Return the share of goals reached with its 95 % bootstrap interval between episodes."""
         return estimate([self.success.astype(np.float64)], mean, seed)
 
-    def __str__(self) -> str:
+    def percentage(self) -> str:
+        """Return the share as text, in per cent, with its interval."""
         share = self.interval()
         bounds = "" if share.low is None or share.high is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-        return (
-            f"{100 * share.value:.1f} %{bounds} of {len(self.success)} goals reached, "
-            f"{self.decision_ms:.1f} ms per decision"
-        )
+        return f"{100 * share.value:.1f}{bounds}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "success": self.interval().to_dict(),
+            "reached": self.success.tolist(),
+            "steps": self.steps.tolist(),
+            "decision_ms": self.decision_ms,
+            "excluded": self.excluded,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.percentage()} % of {len(self.success)} goals reached, {self.decision_ms:.1f} ms per decision"
 
 
 def evaluate_goals(

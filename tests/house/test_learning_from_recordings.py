@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,35 @@ def test_a_world_model_is_learned_and_a_finished_run_is_left_alone(forethought, 
     assert "holds a run already" in again.err
     assert "is finished" in forethought("pretrain", "--resume", tmp_path / "run").err
     assert "leave out the others" in forethought("pretrain", "--resume", tmp_path / "run", "--updates", 9).err
+    few = ("--episodes", 3, "--budget", 20, "--offsets", "25,0")
+    goals = forethought("evaluate", tmp_path / "run", *few, "--planners", "cem,icem", "--horizon", 2)
+    assert goals.code == 0, goals.err
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in goals.out.splitlines() if line[:1] == "|"]
+    acting = ["nothing", "chance", "cem", "icem"]
+    assert [row[:2] for row in rows[2:]] == [
+        [name, after] for after in ("25 steps", "other episodes") for name in acting
+    ]
+    assert [row[3] for row in rows[2:6]] == ["", "", "20", "20"]
+    assert "left out: 34 (25 steps), 24 (other episodes)" in goals.out
+    saved = json.loads((tmp_path / "run" / "goals.json").read_text())
+    assert [row["name"] for row in saved["rows"]] == 2 * acting
+    assert len(saved["rows"][0]["reached"]) == 3
+    for arguments, said in (
+        (("--offsets", "26"), "two-room has no goals after 26 steps; it has them after 25, 50, 100, 0"),
+        (("--offsets", "far"), "is not a number of steps"),
+        (("--planners", "cme"), "Did you mean 'cem'"),
+        (("--task", "Pendulum-v1"), "Unknown goal task"),
+        (("--video", "film.mp4"), "not for world models"),
+    ):
+        refused = forethought("evaluate", tmp_path / "run", *arguments)
+        assert refused.code == 2
+        assert said in refused.err
+
+
+def test_options_for_goals_are_refused_for_agents(forethought, trained):
+    outcome = forethought("evaluate", trained, "--offsets", 25)
+    assert outcome.code == 2
+    assert "--offsets is for world models that plan to goals" in outcome.err
 
 
 def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):

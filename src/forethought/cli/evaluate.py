@@ -1,4 +1,7 @@
-"""``forethought evaluate``: a trained agent on held-out episodes, by its own planner or by one after another."""
+"""``forethought evaluate``: a trained agent on held-out episodes, by its own planner or by one after another.
+
+A world model that learned from a store has no agent and no reward; it plans to held-out goals instead.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..core.errors import CheckpointError, SettingsError
+from ..core.runs import Run
 from ..core.settings import Range, Settings
 from .console import console, is_live, print_table
 from .options import names, parse
@@ -20,21 +24,35 @@ from .options import names, parse
 if TYPE_CHECKING:
     from ..evaluations.planner_table import PlannerRow, PlannerTable
 
+EPISODES = 10
+GoalForm = Literal["last", "sum", "best"]
+
 
 @dataclass(frozen=True)
 class EvaluateOptions(Settings):
-    """Evaluate a trained agent on held-out episodes. With --planners, swap the planner by name and compare them."""
+    """Evaluate a trained agent on held-out episodes. With --planners, swap the planner by name and compare them.
+
+    A world model that learned from recordings plans to held-out goals, beside the floors of doing nothing and chance.
+    """
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, or an agent's .zip file, which needs --task."""
     planners: str | None = None
-    """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself."""
+    """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself, and cem seeks goals.
+    """
     budget: Annotated[int, Range(ge=1)] = 300
-    """With --planners: evaluations + 2 x gradients that each may spend on a decision."""
+    """With --planners or goals: evaluations + 2 x gradients that each may spend on a plan."""
     horizon: Annotated[int, Range(ge=1)] | None = None
-    """With --planners: planned steps; by default the agent's own."""
-    episodes: Annotated[int, Range(ge=1)] = 10
-    """Held-out episodes, the same for every planner."""
+    """With --planners or goals: planned steps; by default the agent's own, or 5 blocks."""
+    episodes: Annotated[int, Range(ge=1)] | None = None
+    """Held-out episodes, the same for every planner; by default 10, or all goals that there are."""
+    offsets: str | None = None
+    """With goals: recorded steps between start and goal, such as 25,100, and 0 for goals from other episodes; by
+    default all that there are."""
+    distance: GoalForm = "last"
+    """With goals: the distance that counts, that after the last planned step, their sum or the best."""
+    execute: Annotated[int, Range(ge=1)] = 1
+    """With goals: planned blocks that are executed before planning anew."""
     seed: Annotated[int, Range(ge=0)] | None = None
     """Names the set of held-out episodes; by default that of the run's own evaluations."""
     task: str | None = None
@@ -48,19 +66,25 @@ class EvaluateOptions(Settings):
 def run(arguments: Sequence[str]) -> int:
     """Evaluate."""
     options = parse(EvaluateOptions, "evaluate", arguments)
+    if _is_pretrained(options.run):
+        return _evaluate_goals(options)
+    for name in ("offsets", "distance", "execute"):
+        if getattr(options, name) != getattr(EvaluateOptions, name):
+            raise SettingsError(f"--{name} is for world models that plan to goals, and {options.run} holds an agent.")
     agent, task, seed = _load(options)
+    episodes = options.episodes or EPISODES
     play: dict[str, Any] = {"render": options.render, "video": options.video}
     if options.planners is None:
         if options.horizon is not None:
             raise SettingsError("--horizon is for the planners of --planners; name one, such as --planners icem.")
         from ..evaluations.evaluate import evaluate
 
-        evaluation = evaluate(agent, task, options.episodes, seed, **play)
+        evaluation = evaluate(agent, task, episodes, seed, **play)
         print(f"{task}: {evaluation}")
         video = evaluation.video
     else:
         planners = names(options.planners, "--planners")
-        how = {"budget": options.budget, "horizon": options.horizon, "episodes": options.episodes, "seed": seed}
+        how = {"budget": options.budget, "horizon": options.horizon, "episodes": episodes, "seed": seed}
         table = swap_planners(agent, task, planners, **how, **play)
         if options.run.is_dir() and options.task is None:  # the run's report speaks of the task it was trained in
             table.save(options.run / "planners.json")
@@ -68,6 +92,56 @@ def run(arguments: Sequence[str]) -> int:
     if video is not None:
         print(f"The film is in {video}.")
     return 0
+
+
+def _is_pretrained(run: Path) -> bool:
+    from ..evaluations.pretraining import KIND
+
+    return run.is_dir() and Run.open(run).manifest.get("kind") == KIND
+
+
+def _evaluate_goals(options: EvaluateOptions) -> int:
+    import torch
+
+    from ..agents.goals import GoalPlanningSettings
+    from ..evaluations.goal_table import GoalRow, evaluate_goal_planners
+    from ..evaluations.pretraining import load_pretrained
+
+    for name in ("video", "render"):
+        if getattr(options, name) is not None:
+            raise SettingsError(f"--{name} is not for world models that plan to goals yet.")
+    torch.set_num_threads(1)
+    model, source = load_pretrained(options.run)
+    task = options.task or source.get("task")
+    if task is None:
+        raise SettingsError(f"{options.run} does not know its task; say where: --task two-room.")
+    planning = GoalPlanningSettings(budget=options.budget, form=options.distance, execute=options.execute)
+    if options.horizon is not None:
+        planning = planning.replace(horizon=options.horizon)
+
+    def tell(row: GoalRow) -> None:
+        print(f"{row.name}, goals after {row.offset} steps: {row.evaluation}", file=sys.stderr)
+
+    table = evaluate_goal_planners(
+        model,
+        task,
+        ["cem"] if options.planners is None else names(options.planners, "--planners"),
+        planning,
+        None if options.offsets is None else [_offset(text) for text in names(options.offsets, "--offsets")],
+        options.episodes,
+        options.seed or 0,
+        source.get("env", {}) if task == source.get("task") else {},
+        tell,
+    )
+    print_table(table.table())
+    table.save(options.run / "goals.json")
+    return 0
+
+
+def _offset(text: str) -> int:
+    if not text.isdigit():
+        raise SettingsError(f"--offsets {text!r} is not a number of steps.")
+    return int(text)
 
 
 def _load(options: EvaluateOptions) -> tuple[Any, str, int]:
