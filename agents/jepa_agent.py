@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
@@ -24,7 +25,7 @@ from ..core.trees import flatten_tree, unflatten_tree
 from ..envs import ActionCodec, Environments, ObservationCodec, make_environments
 from ..envs.space_documents import describe_space, restore_space
 from ..planners import ActionSpec, Planner, make_planner
-from ..world_model import JEPA, LatentState, Learner
+from ..world_model import JEPA, Learner
 from .actor import CategoricalActor, DeterministicActor
 from .behaviour import Behaviour
 from .controller import Controller, ControllerState
@@ -156,26 +157,22 @@ class JEPAAgent(SB3Surface):
         actor: DeterministicActor | CategoricalActor,
         own: Mapping[str, Any] | None = None,
     ) -> PlanningPolicy:
-        planner = self._planner(planning, own or {})
-
-        behaviour, noise = self.behaviour, planning.proposal_noise
+        behaviour = self.behaviour
 
         def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-            surprise = actor.surprise(latents, actions, noise)
+            surprise = actor.surprise(latents, actions, planning.proposal_noise)
             return planning.prior_weight * behaviour.reward_scale * surprise
 
-        def objective(state: LatentState) -> RewardObjective:
-            return RewardObjective(
-                self.model,
-                state,
-                behaviour.value,
-                self.settings.behaviour.discount,
-                deviation if planning.prior_weight else None,
-            )
-
+        objective = partial(
+            RewardObjective,
+            self.model,
+            value=behaviour.value,
+            discount=self.settings.behaviour.discount,
+            deviation=deviation if planning.prior_weight else None,
+        )
         controller = Controller(
             self.model,
-            planner,
+            self._planner(planning, own or {}),
             objective,
             actor,
             proposals=planning.proposals,

@@ -44,10 +44,6 @@ class VisionSettings(Settings):
     """Width of the layers' hidden layer."""
     projector_hidden: Width = 512
     """Width of the projection's hidden layer."""
-    position_std: Annotated[float, Range(gt=0, le=10)] = 0.02
-    """Spread of the learned positions at the start. Where small things move before a plain background, and their place
-    is all that matters, positions as small as is usual are found late: until then, places inside a patch are told
-    apart, and patches are not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,8 +112,8 @@ class VisionEncoder(nn.Module):
         self.layers = nn.ModuleList(VisionLayer(s.width, s.heads, s.hidden) for _ in range(s.depth))
         self.norm = nn.LayerNorm(s.width, eps=NORM_EPS)
         self.apply(_initialise)
-        nn.init.trunc_normal_(self.class_token, std=0.02)
-        nn.init.trunc_normal_(self.positions, std=s.position_std)
+        for table in (self.class_token, self.positions):
+            nn.init.trunc_normal_(table, std=0.02)
         self.projector = Projector(s.width, s.projector_hidden, latent_dims)
 
     def forward(self, images: Tensor) -> Tensor:

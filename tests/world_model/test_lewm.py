@@ -14,7 +14,16 @@ from torch import Tensor
 
 from forethought.core.clip import Clip
 from forethought.core.errors import CheckpointError, SettingsError
-from forethought.world_model import JEPA, LEWM, LEWM_SMALL, LatentState, load_lewm, unit_directions
+from forethought.world_model import (
+    JEPA,
+    LEWM,
+    LEWM_SMALL,
+    LatentState,
+    VisionEncoder,
+    VisionSettings,
+    load_lewm,
+    unit_directions,
+)
 
 from .lewm_reference import ReferenceLeWM
 
@@ -280,3 +289,18 @@ def test_a_model_says_what_it_encodes() -> None:
         LEWM_SMALL.replace(context=4)
     with pytest.raises(SettingsError, match="unroll = 5 is more than the 3 steps"):
         LEWM_SMALL.replace(unroll=5)
+
+
+def test_attention_in_half_precision_is_that_in_full_precision() -> None:
+    torch.manual_seed(0)
+    encoder = VisionEncoder(8, VisionSettings(image_size=16, patch_size=4, width=16, depth=2, heads=2)).eval()
+    images = torch.randn(6, 16, 16, 3)
+    exact = encoder(images)
+    exact_gradient = torch.autograd.grad(exact.square().sum(), encoder.patch.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder(images)
+    rounded_gradient = torch.autograd.grad(rounded.square().sum(), encoder.patch.weight)[0]
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05 * exact.std().item())
+    difference = (rounded_gradient - exact_gradient).norm() / exact_gradient.norm()
+    assert 0 < difference < 0.05

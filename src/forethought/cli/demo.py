@@ -25,7 +25,7 @@ class DemoOptions(Settings):
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("demo")
     """Folder for everything; runs that are finished in it are not made again."""
-    steps: Annotated[int, Range(ge=1)] = 5_000
+    steps: Annotated[int, Range(ge=1)] = 6_000
     """Environment steps of each agent."""
     evaluations: Annotated[int, Range(ge=1)] = 5
     """Evaluations of each agent, evenly spread."""
