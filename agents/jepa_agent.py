@@ -24,7 +24,7 @@ from ..core.seeding import derive_seed
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs import ActionCodec, Environments, ObservationCodec, make_environments
 from ..envs.space_documents import describe_space, restore_space
-from ..planners import ActionSpec, Planner, make_planner
+from ..planners import ActionSpec
 from ..world_model import JEPA, Learner
 from .actor import CategoricalActor, DeterministicActor
 from .behaviour import Behaviour
@@ -172,7 +172,7 @@ class JEPAAgent(SB3Surface):
         )
         controller = Controller(
             self.model,
-            self._planner(planning, own or {}),
+            planning.build(self.spec, own or {}),
             objective,
             actor,
             proposals=planning.proposals,
@@ -182,14 +182,6 @@ class JEPAAgent(SB3Surface):
         return PlanningPolicy(
             controller, self.observation_codec, self.action_codec, self.seed, self.settings.exploration
         )
-
-    def _planner(self, planning: PlanningSettings, own: Mapping[str, Any]) -> Planner:
-        name = planning.planner
-        if name == "auto":
-            name = "categorical_cem" if self.spec.discrete else "icem"
-        if name == "policy":  # its effort is the number of proposals, not a budget
-            return make_planner(name, self.spec, planning.horizon, proposals=max(planning.proposals, 1), **own)
-        return make_planner(name, self.spec, planning.horizon, preset=planning.preset, budget=planning.budget, **own)
 
     # Learning
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
 from ..envs import Supervision
+from ..planners import ActionSpec, Planner, make_planner
 from ..planners.base import MOST_STEPS, Size
 from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings, VisionSettings
 from .behaviour import BehaviourSettings
@@ -34,6 +36,15 @@ class PlanningSettings(Settings):
     actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
     execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
+
+    def build(self, spec: ActionSpec, own: Mapping[str, Any]) -> Planner:
+        """Return the planner for ``spec``; ``own`` are settings of the planner itself."""
+        name = self.planner
+        if name == "auto":
+            name = "categorical_cem" if spec.discrete else "icem"
+        if name == "policy":  # its effort is the number of proposals, not a budget
+            return make_planner(name, spec, self.horizon, proposals=max(self.proposals, 1), **own)
+        return make_planner(name, spec, self.horizon, preset=self.preset, budget=self.budget, **own)
 
 
 def _bare_actor() -> PlanningSettings:
