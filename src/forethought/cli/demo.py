@@ -31,7 +31,7 @@ class DemoOptions(Settings):
     """Evaluations of each agent, evenly spread."""
     episodes: Annotated[int, Range(ge=1)] = 3
     """Held-out episodes per evaluation and planner."""
-    budget: Annotated[int, Range(ge=1)] = 128
+    budget: Annotated[int, Range(ge=1)] = 64
     """Evaluations + 2 x gradients that each planner may spend on a decision."""
 
 
