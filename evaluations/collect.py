@@ -97,7 +97,7 @@ def collect(
     Args:
         settings: what to record.
         folder: of the store; made where there is none.
-        on_progress: called after every batch of episodes.
+        on_progress: called after every episode.
 
     Raises:
         UnknownNameError: for a task that does not exist, and an expert where the task has none.
@@ -201,8 +201,7 @@ def _take_up(folder: Path, settings: CollectSettings, store: EpisodeStore) -> di
 
 
 def _keep(folder: Path, store: EpisodeStore, source: dict[str, Any], settings: CollectSettings, first: int) -> None:
-    """Bring everything on disk up to date: first the episodes, then who played them."""
-    store.flush()
+    """Bring everything on disk up to date: first what was played, so that a kill in between repeats no episode."""
     part = {
         **{name: getattr(settings, name) for name in ("policy", "seed", "max_steps")},
         "first_episode": first,
@@ -210,6 +209,7 @@ def _keep(folder: Path, store: EpisodeStore, source: dict[str, Any], settings: C
         "process": describe_process(),
     }
     write_json(folder / SOURCE_FILE, {**source, "parts": [*source["parts"], *([part] if part["episodes"] else [])]})
+    store.flush()
 
 
 def _episodes(settings: CollectSettings, first: int, interruption: Interruption) -> Iterator[RecordedEpisode | None]:

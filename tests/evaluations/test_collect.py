@@ -140,6 +140,27 @@ def test_a_full_disk_ends_it_and_what_was_recorded_stays(
     assert collect(settings.replace(episodes=1), tmp_path).episodes == kept + 1
 
 
+def test_a_kill_between_two_files_repeats_no_episode(tmp_path: Path) -> None:
+    collect(WALKS.replace(episodes=2), tmp_path)
+    older = (tmp_path / "store.json").read_bytes()
+    collect(WALKS.replace(episodes=1), tmp_path)
+    (tmp_path / "store.json").write_bytes(older)  # what was played is written first
+    assert collect(WALKS.replace(episodes=2), tmp_path).episodes == 4
+    collect(WALKS, tmp_path / "whole")
+    expected = [episodes(tmp_path / "whole")[number]["states"] for number in (0, 1, 3, 4)]
+    for episode, states in zip(episodes(tmp_path), expected, strict=True):
+        np.testing.assert_array_equal(episode["states"], states)
+
+
+def test_what_was_played_is_written_before_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write, flush = module.write_json, EpisodeStore.flush
+    monkeypatch.setattr(module, "write_json", lambda *given: (written.append("played"), write(*given)))
+    monkeypatch.setattr(EpisodeStore, "flush", lambda store: (written.append("stored"), flush(store)))
+    collect(WALKS.replace(episodes=1), tmp_path)
+    assert written[-2:] == ["played", "stored"]
+
+
 def test_episodes_that_are_not_finite_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = module._play
 
