@@ -32,6 +32,8 @@ from .devices import choose_device, memory_explained
 
 HELD_OUT_CLIPS = 256
 """Clips of held-out episodes on which the model is judged, always the same."""
+STATISTICS_IMAGES = 4096
+"""Of how many images, spread evenly over the store, the mean is taken, at most."""
 KIND = "forethought.pretraining"
 
 
@@ -127,8 +129,10 @@ class Pretraining:
         """Let the model know how observations and actions are spread where it learns."""
         data = self.store.arrays()
         rows = np.isin(data["episode_of_row"], episodes)
-        if len(self.store.observation_shape) == 1:
-            self.model.normalizer.update(torch.from_numpy(data["observations"][rows]))
+        seen = np.flatnonzero(rows)
+        if len(self.store.observation_shape) == 3 and len(seen) > STATISTICS_IMAGES:
+            seen = seen[np.linspace(0, len(seen) - 1, STATISTICS_IMAGES).astype(np.int64)]
+        self.model.normalizer.update(torch.from_numpy(data["observations"][seen]))
         encoder = self.model.predictor.action_encoder
         if isinstance(encoder, ActionEncoder):
             actions = torch.from_numpy(data["actions"][rows]).double()

@@ -26,7 +26,7 @@ from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, Runnin
 from .sigreg import SIGReg, unit_directions
 from .state import Imagination, LatentState, Past, Step
 from .transformer import TransformerPredictor, TransformerSettings
-from .vision import ImageNormalizer, VisionEncoder, VisionSettings
+from .vision import ImageNetNormalizer, VisionEncoder, VisionSettings, image_normalizer
 
 LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 
@@ -150,14 +150,14 @@ class JEPA(nn.Module):
         s = settings or JEPASettings()
         self.settings, self.action_dims = s, action_dims
         self.observation_shape = (observation_shape,) if isinstance(observation_shape, int) else observation_shape
-        self.normalizer: RunningNormalizer | ImageNormalizer
+        self.normalizer: RunningNormalizer | ImageNetNormalizer
         if s.vision:
             if self.observation_shape != s.vision.image_shape:
                 raise SettingsError(
                     f"This model encodes images of shape {s.vision.image_shape}, not observations of shape "
                     f"{self.observation_shape} (vision.image_size)."
                 )
-            self.normalizer = ImageNormalizer()
+            self.normalizer = image_normalizer(s.vision)
             self.encoder = encoder or VisionEncoder(s.latent_dims, s.vision)
         else:
             if len(self.observation_shape) != 1:

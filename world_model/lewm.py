@@ -25,7 +25,14 @@ from .vision import VisionSettings
 LEWM = JEPASettings(
     latent_dims=192,
     vision=VisionSettings(
-        image_size=224, patch_size=14, width=192, depth=12, heads=3, hidden=768, projector_hidden=2048
+        image_size=224,
+        patch_size=14,
+        width=192,
+        depth=12,
+        heads=3,
+        hidden=768,
+        projector_hidden=2048,
+        normalize="imagenet",
     ),
     transformer=TransformerSettings(
         history=3, depth=6, heads=16, head_dims=64, hidden=2048, projector_hidden=2048, dropout=0.1
@@ -145,6 +152,7 @@ def read_config(path: Path) -> tuple[JEPASettings, int]:
                 heads=heads,
                 hidden=4 * width,
                 projector_hidden=value("projector", "hidden_dim"),
+                normalize="imagenet",
             ),
             transformer=TransformerSettings(
                 history=value("predictor", "num_frames"),

@@ -123,17 +123,17 @@ class RunningNormalizer(nn.Module):
     square_sum: Tensor
     count: Tensor
 
-    def __init__(self, dims: int, limit: float = 10.0, floor: float = 1e-4) -> None:
+    def __init__(self, *shape: int, limit: float = 10.0, floor: float = 1e-4) -> None:
         super().__init__()
         self.limit, self.floor = limit, floor
-        self.register_buffer("mean", torch.zeros(dims, dtype=torch.float64))
-        self.register_buffer("square_sum", torch.zeros(dims, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("square_sum", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self._refresh()
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
-        """Take ``observations`` (B, O) into the statistics (Chan, Golub and LeVeque's pairwise update)."""
+        """Take ``observations`` (B, ...) into the statistics (Chan, Golub and LeVeque's pairwise update)."""
         if not len(observations):
             return
         batch = observations.to(self.mean)
@@ -146,11 +146,15 @@ class RunningNormalizer(nn.Module):
         self._refresh()
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return ``observations`` (..., O) with mean zero and unit spread over what was seen so far."""
+        """Return ``observations`` with mean zero and unit spread over what was seen so far."""
         return ((observations - self._center) * self._scale).clamp(-self.limit, self.limit)
 
+    def variance(self) -> Tensor:
+        """Return the variance by which observations are scaled, of their shape or one that broadcasts to it."""
+        return self.square_sum / self.count.clamp(min=1)
+
     def _refresh(self) -> None:
-        deviation = (self.square_sum / self.count.clamp(min=1)).sqrt()
+        deviation = self.variance().sqrt()
         few = self.count < 2  # before there is any spread to speak of, observations pass as they are
         scale = torch.where(few, torch.ones_like(deviation), 1 / deviation.clamp(min=self.floor))
         self._center, self._scale = self.mean.float(), scale.float()

@@ -10,7 +10,7 @@ Sources: ViT (arXiv 2010.11929); its place here, sizes and projection: LeWorldMo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from ..core.errors import SettingsError
 from ..core.settings import Range, Settings, Width
+from .networks import RunningNormalizer
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, by custom."""
 NORM_EPS = 1e-12
-MOST_PATCHES = 8
+MOST_PATCHES = 4
 """Along each side of an image, where the settings are chosen for it."""
 
 
@@ -32,7 +33,7 @@ class VisionSettings(Settings):
 
     image_size: Annotated[int, Range(ge=8, le=1024)] = 64
     """Height and width of the images, in pixels."""
-    patch_size: Annotated[int, Range(ge=1, le=1024)] = 8
+    patch_size: Annotated[int, Range(ge=1, le=1024)] = 16
     """Height and width of a patch; divides the size of the image."""
     width: Width = 128
     """Width of a token."""
@@ -44,6 +45,9 @@ class VisionSettings(Settings):
     """Width of the layers' hidden layer."""
     projector_hidden: Width = 512
     """Width of the projection's hidden layer."""
+    normalize: Literal["mean_image", "imagenet"] = "mean_image"
+    """What the encoder sees: how images differ from the mean of those that were seen, scaled to unit spread; or images
+    scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +59,7 @@ class VisionSettings(Settings):
 
     @classmethod
     def fitting(cls, shape: tuple[int, ...]) -> Self:
-        """Return settings for images of ``shape`` (height, width, 3), with at most 8 patches along each side.
+        """Return settings for images of ``shape`` (height, width, 3), with at most 4 patches along each side.
 
         Raises:
             SettingsError: if the images are not square, or of a size that the encoder does not take.
@@ -75,8 +79,8 @@ class VisionSettings(Settings):
         return self.image_size, self.image_size, 3
 
 
-class ImageNormalizer(nn.Module):
-    """Images (..., height, width, 3) of uint8, as floats in the range that encoders expect."""
+class ImageNetNormalizer(nn.Module):
+    """Images (..., height, width, 3) of uint8, scaled by the statistics of ImageNet's channels, by custom."""
 
     mean: Tensor
     deviation: Tensor
@@ -86,12 +90,43 @@ class ImageNormalizer(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION), persistent=False)
 
-    def update(self, observations: Tensor) -> None:
-        """Do nothing: the range of an image is known."""
+    def update(self, images: Tensor) -> None:
+        """Do nothing: the statistics are given."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (..., height, width, 3) float32."""
         return (images.float() / 255 - self.mean) / self.deviation
+
+
+class MeanImageNormalizer(RunningNormalizer):
+    """Images (..., height, width, 3) of uint8, as what sets them apart from the mean of all that were seen.
+
+    Their differences are scaled to unit spread in each channel, over all of its pixels. What stands still in front of
+    a fixed camera is nothing then, and a small thing that moves is far from it; before, its place was lost in the
+    walls, because patches with and without it were nearly the same.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(*image_shape, limit=100.0, floor=0.5 / 255)  # half of the smallest difference that there is
+
+    @torch.no_grad()
+    def update(self, images: Tensor) -> None:
+        """Take ``images`` (B, height, width, 3) into the statistics, a few at a time: they are large in float64."""
+        for some in images.split(256):
+            super().update(some.to(self.mean) / 255)
+
+    def variance(self) -> Tensor:
+        """Return the variance of each channel (3,)."""
+        return super().variance().mean((0, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (..., height, width, 3) float32."""
+        return super().forward(images.float() / 255)
+
+
+def image_normalizer(settings: VisionSettings) -> ImageNetNormalizer | MeanImageNormalizer:
+    """Return what the encoder of ``settings`` sees images through."""
+    return MeanImageNormalizer(settings.image_shape) if settings.normalize == "mean_image" else ImageNetNormalizer()
 
 
 class VisionEncoder(nn.Module):

@@ -8,6 +8,7 @@ import torch
 
 from forethought.world_model import ContinueHead, ResidualPredictor, RunningNormalizer, TwoHotHead, symexp, symlog
 from forethought.world_model.networks import SIMPLEX, LatentNorm
+from forethought.world_model.vision import MeanImageNormalizer, VisionSettings, image_normalizer
 
 
 def test_statistics_gathered_in_pieces_are_those_of_the_whole():
@@ -36,6 +37,47 @@ def test_statistics_travel_with_the_state_dict():
     second.load_state_dict(first.state_dict())
     probe = torch.randn(5, 2)
     assert torch.equal(first(probe), second(probe))
+
+
+def scene(places):
+    """Return pictures (B, 16, 16, 3) of a red dot before a wall that never moves."""
+    images = torch.full((len(places), 16, 16, 3), 230, dtype=torch.uint8)
+    images[:, :, 8] = 40
+    for image, (row, column) in zip(images, places, strict=True):
+        image[row, column] = torch.tensor([200, 0, 0], dtype=torch.uint8)
+    return images
+
+
+def test_pictures_are_seen_as_what_sets_them_apart():
+    generator = torch.Generator().manual_seed(0)
+    images = scene(torch.randint(0, 8, (1000, 2), generator=generator).tolist())
+    normalizer = MeanImageNormalizer((16, 16, 3))
+    for some in images.split(300):
+        normalizer.update(some)
+    seen = normalizer(images)
+    torch.testing.assert_close(seen.square().mean((0, 1, 2)), torch.ones(3), rtol=1e-4, atol=0)
+    assert seen[:, :, 8:].abs().max() < 1e-4  # the wall, and the half where the dot never was
+    for image, picture in zip(images[:5], seen[:5], strict=True):
+        dot = (image != scene([(9, 9)])[0]).any(-1)
+        dot[9, 9] = False
+        assert picture.abs().amax(-1).argmax() == dot.flatten().nonzero()[0]
+
+
+def test_pictures_that_never_differ_are_nothing_and_what_changes_then_is_bounded():
+    normalizer = MeanImageNormalizer((16, 16, 3))
+    before = normalizer(scene([(1, 1)]))
+    assert 0 <= before.min() <= before.max() <= 1  # before any statistics
+    normalizer.update(scene([(1, 1)] * 10))
+    assert normalizer(scene([(1, 1)])).abs().max() < 1e-4
+    assert normalizer(scene([(2, 2)])).abs().max() == normalizer.limit
+
+
+def test_statistics_of_pictures_travel_with_the_state_dict():
+    first, second = (image_normalizer(VisionSettings(image_size=16)) for _ in range(2))
+    first.update(scene([(1, 1), (5, 3), (2, 2)]))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(scene([(5, 3)])), second(scene([(5, 3)])))
+    assert not image_normalizer(VisionSettings(image_size=16, normalize="imagenet")).state_dict()
 
 
 @pytest.mark.parametrize("form", ["free", "layer", "simplicial"])
