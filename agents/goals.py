@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +17,7 @@ from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
 from ..envs import ActionCodec, ObservationCodec
 from ..planners import ActionSpec, make_planner
-from ..world_model import JEPA
+from ..world_model import JEPA, ActionEncoder
 from .controller import Controller, ControllerState
 from .objective import GoalForm, GoalObjective
 from .policy import PlanningPolicy
@@ -39,6 +39,18 @@ class GoalPlanningSettings(Settings):
     """Model steps of a plan that are executed before planning anew."""
     form: GoalForm = "last"
     """Which distance to the goal counts: last, sum or best; see :class:`GoalObjective`."""
+    distance: Literal["latent", "time"] = "latent"
+    """What is between latents: their squared Euclidean distance, or the steps that were learned to lie between them."""
+    bounded: bool = True
+    """Whether plans stay within the action space. Otherwise only what is executed is clipped to it, candidates are
+    spread as the recorded actions are, and the model is asked of actions that it has never seen."""
+
+
+GOAL_PRESETS = {
+    "lewm-paper": GoalPlanningSettings(preset="lewm-paper", budget=None, execute=5, bounded=False),
+}
+"""By a name that can take a planner's place. lewm-paper is how LeWorldModel plans (arXiv 2603.19312): 9,000 candidates,
+without bounds, the mean returned, and five blocks executed without looking."""
 
 
 class GoalPolicy(PlanningPolicy):
@@ -50,10 +62,11 @@ class GoalPolicy(PlanningPolicy):
         settings: see :class:`GoalPlanningSettings`.
         own: settings of the planner itself.
         seed: of predictions that are begun without seeds.
-        distance: latents (..., D) and goals (..., D) to distances (...), if not the squared Euclidean one.
+        time_to_goal: latents (..., D) and goals (..., D) to steps (...), which ``distance="time"`` needs; a
+            :class:`~forethought.world_model.Quasimetric` is such.
 
     Raises:
-        SettingsError: the model was made for other observations or actions.
+        SettingsError: the model was made for other observations or actions, or the time to goal is missing.
     """
 
     def __init__(
@@ -64,7 +77,7 @@ class GoalPolicy(PlanningPolicy):
         settings: GoalPlanningSettings | None = None,
         own: Mapping[str, Any] | None = None,
         seed: int = 0,
-        distance: Callable[[Tensor, Tensor], Tensor] | None = None,
+        time_to_goal: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         s = self.settings = settings or GoalPlanningSettings()
         observations, actions = ObservationCodec(observation_space), ActionCodec(action_space)
@@ -75,8 +88,13 @@ class GoalPolicy(PlanningPolicy):
                 f"{model.action_dims} action dimensions, and the environment has {observations.shape} and "
                 f"{actions.dims * block}."
             )
+        if s.distance == "time" and time_to_goal is None:
+            raise SettingsError('distance="time" needs the time to goal, which "forethought time-to-goal RUN" learns.')
         spec = ActionSpec.from_space(actions.planning_space, block=block).to(model.device)
+        if not s.bounded:
+            spec = _unbounded(spec, model)
         planner = make_planner(s.planner, spec, s.horizon, preset=s.preset, budget=s.budget, **(own or {}))
+        distance = time_to_goal if s.distance == "time" else None
         objective = partial(GoalObjective, model, form=s.form, distance=distance)
         super().__init__(Controller(model, planner, objective, execute=s.execute), observations, actions, seed, 0.0)
 
@@ -100,3 +118,16 @@ class GoalPolicy(PlanningPolicy):
         with torch.no_grad():
             latents = model.encode(torch.from_numpy(seen).to(model.device)).float()
         return self.controller.initial_state([int(seed) for seed in seeds], latents)
+
+
+def _unbounded(spec: ActionSpec, model: JEPA) -> ActionSpec:
+    """Return ``spec`` without its bounds, with the spread of the actions that the model has learned from.
+
+    Raises:
+        SettingsError: the actions are choices, or the model does not know their spread.
+    """
+    encoder = model.predictor.action_encoder
+    if spec.discrete or not isinstance(encoder, ActionEncoder):
+        raise SettingsError("Plans without bounds are for continuous actions, and models with a transformer predictor.")
+    nowhere = torch.full_like(spec.low, torch.inf)
+    return ActionSpec(-nowhere, nowhere, encoder.deviation, block=spec.block, space=spec.space)

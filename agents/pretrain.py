@@ -75,6 +75,7 @@ class Pretraining:
 
     Attributes:
         model: what learns.
+        learned: numbers of the episodes that are learned from.
         short: episodes from which no clip can be cut, because they are shorter than one.
 
     Raises:
@@ -91,15 +92,15 @@ class Pretraining:
             torch.default_generator.manual_seed(derive_seed(seed, "weights"))
             self.model = JEPA(store.observation_shape, action_dims, s.model).to(self.device)
         self.learner = Learner(self.model, s.learner, s.compute, derive_seed(seed, "learner"))
-        learned, held_out = self._split()
-        self._starts = store.starts(self.model.clip_spec, learned)
+        self.learned, held_out = self._split()
+        self._starts = store.starts(self.model.clip_spec, self.learned)
         self._held_out = store.starts(self.model.clip_spec, held_out)
         if min(len(self._starts), len(self._held_out)) < 2:
             raise SettingsError(
                 f"Too few clips of {s.model.unroll} x {s.model.block} steps: {len(self._starts)} to learn from and "
                 f"{len(self._held_out)} held out, in {store.episodes} episodes, {self.short} of them shorter than that."
             )
-        self._take_statistics(learned)
+        self._take_statistics(self.learned)
 
     @property
     def updates(self) -> int:

@@ -82,7 +82,7 @@ def pretrain(
             a run already.
     """
     with limited_threads(settings.threads):
-        training = _training(settings)  # before the folder: what was misspelt leaves nothing behind
+        training = begin_training(settings)  # before the folder: what was misspelt leaves nothing behind
         config = {**settings.to_dict(), "training": training.settings.to_dict()}
         with Run.create(folder, config, KIND) as run:
             return _Session(run, settings, training, on_progress).go()
@@ -102,7 +102,7 @@ def resume_pretraining(
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its updates.")
     with limited_threads(settings.threads):
-        training = _training(settings)
+        training = begin_training(settings)
         with run:
             return _Session(run, settings, training, on_progress, run.latest_checkpoint()).go()
 
@@ -133,7 +133,12 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any
     return load_model(path)
 
 
-def _training(settings: PretrainSettings) -> Pretraining:
+def begin_training(settings: PretrainSettings) -> Pretraining:
+    """Return the training that ``settings`` ask for, before its first update.
+
+    Raises:
+        ForethoughtError: for a store, preset or setting that does not exist or does not fit.
+    """
     store = EpisodeStore.open(settings.store)
     given = PretrainingSettings(model=preset_for(store.observation_shape, settings.model)).to_dict()
     return Pretraining(

@@ -111,6 +111,10 @@ class Search:
             trace = Trace(torch.stack(best, 1), torch.stack(mean, 1), torch.stack(spread, 1), evaluations)
         return Plan(self.best_actions, self.best_cost, self.best_cost.isinf(), state, trace)
 
+    def settle(self, candidate: Tensor) -> None:
+        """Return ``candidate`` (B, H, A), the only one evaluated last, though others may have cost less."""
+        self.best_actions, self.best_cost = self.spec.to_actions(candidate), self._last_costs[:, 0]
+
     @cached_property
     def _scale(self) -> Tensor:
         """(B, 1) the power of two: by it, a cost in other units leads to the same plan bit for bit."""
@@ -134,6 +138,7 @@ class Search:
 
     def _record(self, actions: Tensor, costs: Tensor) -> Tensor:
         costs = costs.detach().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+        self._last_costs = costs
         cost, index = costs.min(1)
         better = cost < self.best_cost
         best = actions.gather(1, index[:, None, None, None].expand(-1, 1, *actions.shape[2:]))[:, 0]

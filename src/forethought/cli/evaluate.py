@@ -39,7 +39,7 @@ class EvaluateOptions(Settings):
     """Run folder, or an agent's .zip file, which needs --task."""
     planners: str | None = None
     """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself, and cem seeks goals.
-    """
+    To goals, lewm-paper plans as its paper does."""
     budget: Annotated[int, Range(ge=1)] = 300
     """With --planners or goals: evaluations + 2 x gradients that each may spend on a plan."""
     horizon: Annotated[int, Range(ge=1)] | None = None
@@ -49,8 +49,11 @@ class EvaluateOptions(Settings):
     offsets: str | None = None
     """With goals: recorded steps between start and goal, such as 25,100, and 0 for goals from other episodes; by
     default all that there are."""
-    distance: GoalForm = "last"
-    """With goals: the distance that counts, that after the last planned step, their sum or the best."""
+    distance: Literal["latent", "time"] = "latent"
+    """With goals: what plans shorten, the distance between latents, or the steps to go (see forethought time-to-goal).
+    """
+    form: GoalForm = "last"
+    """With goals: which distance counts, that after the last planned step, their sum or the best."""
     execute: Annotated[int, Range(ge=1)] = 1
     """With goals: planned blocks that are executed before planning anew."""
     seed: Annotated[int, Range(ge=0)] | None = None
@@ -68,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(EvaluateOptions, "evaluate", arguments)
     if _is_pretrained(options.run):
         return _evaluate_goals(options)
-    for name in ("offsets", "distance", "execute"):
+    for name in ("offsets", "distance", "form", "execute"):
         if getattr(options, name) != getattr(EvaluateOptions, name):
             raise SettingsError(f"--{name} is for world models that plan to goals, and {options.run} holds an agent.")
     agent, task, seed = _load(options)
@@ -106,16 +109,18 @@ def _evaluate_goals(options: EvaluateOptions) -> int:
     from ..agents.goals import GoalPlanningSettings
     from ..evaluations.goal_table import GoalRow, evaluate_goal_planners
     from ..evaluations.pretraining import load_pretrained
+    from ..evaluations.time_to_goal import load_time_to_goal
 
     for name in ("video", "render"):
         if getattr(options, name) is not None:
             raise SettingsError(f"--{name} is not for world models that plan to goals yet.")
     torch.set_num_threads(1)
     model, source = load_pretrained(options.run)
+    time_to_goal = load_time_to_goal(options.run)[1] if options.distance == "time" else None
     task = options.task or source.get("task")
     if task is None:
         raise SettingsError(f"{options.run} does not know its task; say where: --task two-room.")
-    planning = GoalPlanningSettings(budget=options.budget, form=options.distance, execute=options.execute)
+    planning = GoalPlanningSettings(budget=options.budget, form=options.form, execute=options.execute)
     if options.horizon is not None:
         planning = planning.replace(horizon=options.horizon)
 
@@ -132,6 +137,7 @@ def _evaluate_goals(options: EvaluateOptions) -> int:
         options.seed or 0,
         source.get("env", {}) if task == source.get("task") else {},
         tell,
+        time_to_goal,
     )
     print_table(table.table())
     table.save(options.run / "goals.json")

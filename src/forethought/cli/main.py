@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Evaluate a trained agent, by one planner or by several in one table.",
     "collect": "Record episodes of a task, to learn a world model from.",
     "pretrain": "Learn a world model from recorded episodes, without acting.",
+    "time-to-goal": "Learn how many steps lie between observations, for a pretrained world model.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
     "speed": "Measure what a step costs: of agents in training, or of environments in processes.",
@@ -81,7 +82,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {close[0]!r}?" if close else "forethought --help lists them."
         print(f"forethought: there is no command {name!r}; {hint}", file=sys.stderr)
         return USAGE_ERROR
-    command = importlib.import_module(f".{name}", __package__)
+    command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     code: int = command.run(rest)
     return code
 
