@@ -82,7 +82,7 @@ class GoalTable:
                 f"Share of the same {count} held-out starts and goals with 95 % bootstrap intervals (seed "
                 f"{self.seed}); there are twice as many steps as lie between start and goal, 200 for other episodes. "
                 f"Plans of {p.horizon} model steps, {p.execute} of them executed (lewm-paper: 5 and 5); they "
-                f"shorten the {p.distance} distance, {p.form}. Pairs whose start was at the goal already were left out: "
+                f"shorten the {p.distance} distance, {p.form}. Pairs whose start was at the goal were left out: "
                 f"{left_out}.",
             ),
         )
