@@ -109,7 +109,7 @@ def collect(
     folder = Path(folder)
     recorder = _recorder(settings)
     [probe] = recorder.record(_policy(settings), [0], [0])  # before the folder: a misspelt name leaves nothing behind
-    with _locked(folder):
+    with locked(folder):
         store = _open(folder, settings, recorder, probe)
         recorder.close()
         source = _take_up(folder, settings, store)
@@ -153,7 +153,12 @@ def read_source(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder of a store, and keep others from writing to it inside the block.
+
+    Raises:
+        RunFolderError: it is in use, cannot be made, or is that of a run.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,6 +181,8 @@ def _open(folder: Path, settings: CollectSettings, recorder: Recorder, probe: Re
     header = read_header(folder)
     if header is not None:
         source = read_source(folder)
+        if "drawn" not in source:
+            raise SettingsError(f"{folder} holds episodes that were imported: give another folder.")
         if (source["task"], source["env"]) != (settings.task, settings.env):
             raise SettingsError(
                 f"{folder} holds episodes of {source['task']} with the arguments {source['env']}, "

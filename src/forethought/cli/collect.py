@@ -56,10 +56,10 @@ def run(arguments: Sequence[str]) -> int:
 class CollectProgress:
     """Shows on standard error how many episodes there are: in one line that changes, or now and then in a new one."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "Recording") -> None:
         self._console = console(stderr=True)
         live = is_live(self._console)
-        self._status = self._console.status("Recording") if live else nullcontext()
+        self._status = self._console.status(doing) if live else nullcontext()
         self._printed = time.monotonic()
 
     def __enter__(self) -> CollectProgress:

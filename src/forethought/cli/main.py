@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train one agent on one task, in a folder from which it can be resumed.",
     "evaluate": "Evaluate a trained agent, by one planner or by several in one table.",
     "collect": "Record episodes of a task, to learn a world model from.",
+    "import": "Fill a store with recorded episodes of others: HDF5, Minari or Lance.",
     "pretrain": "Learn a world model from recorded episodes, without acting.",
     "time-to-goal": "Learn how many steps lie between observations, for a pretrained world model.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",

@@ -42,6 +42,10 @@ class CheckpointError(ForethoughtError):
     """A file that is damaged, foreign or of another format version."""
 
 
+class FaultyEpisodeError(CheckpointError):
+    """A recorded episode that cannot be read, or holds values that nothing can be learned from."""
+
+
 class WriteError(ForethoughtError, OSError):
     """A file that could not be written; what stood in its place before is unchanged."""
 
