@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,7 +52,9 @@ class RecordedImages:
         self._resized = (height, width) != self.shape[:2]
         self._recorded = shape
         self._unit = first.dtype.kind == "f" and bool(np.nanmax(first, initial=0.0) <= 1.0)
-        self._threads = ThreadPoolExecutor() if self._resized else None  # Pillow works without Python's lock
+        self._threads = (
+            ThreadPoolExecutor(os.cpu_count()) if self._resized else None
+        )  # Pillow works without Python's lock
 
     def __call__(self, images: Array, where: str) -> Array:
         """Return (n, height, width, 3) of uint8 for recorded images (n, ...).

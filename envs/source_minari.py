@@ -37,7 +37,7 @@ class MinariSource(Source):
 
     def __init__(self, path: Path) -> None:
         try:
-            from minari.dataset.minari_dataset import MinariDataset
+            from minari import MinariDataset
         except ImportError as error:
             raise missing_extra("Reading Minari datasets", "minari") from error
         self.path = path.resolve()

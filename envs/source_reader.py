@@ -173,19 +173,19 @@ class SourceReader:
         if not isinstance(space, gym.spaces.Box):
             shaped = native.reshape(len(native), *(space.shape or ()))
             chosen = np.rint(shaped).astype(space.dtype)
-            allowed = (chosen == shaped).reshape(native.shape).all(axis=1)
-            allowed &= [space.contains(choice) for choice in chosen]
-            self._require(allowed, native, episode)
+            known = np.array([space.contains(choice) for choice in chosen])
+            self._require((chosen == shaped).reshape(native.shape) & known[:, None], native, episode)
             return self.action_codec.encode(chosen)
         if not self._clip:
             low, high = (side.reshape(-1).astype(np.float64) for side in (space.low, space.high))
             slack = _ROUNDING * (high - low)
-            self._require(((native >= low - slack) & (native <= high + slack)).all(axis=1), native, episode)
+            self._require((native >= low - slack) & (native <= high + slack), native, episode)
         return self.action_codec.encode(native)
 
     def _require(self, allowed: NDArray[np.bool_], actions: Array, episode: int) -> None:
+        """Refuse the first of the actions (T, ...) that is not allowed throughout."""
         if not allowed.all():
-            row = int((~allowed).argmax())
+            row = int((~allowed).any(axis=1).argmax())
             raise SettingsError(
                 f"Episode {episode} of {self._source.path}, row {row}: the action {actions[row].tolist()} is not one "
                 f"of {self.action_codec.space}. {_WAYS_OUT}"

@@ -182,7 +182,7 @@ class FlatSource(Source):
             taken = np.ones(len(actions), bool)
             taken[never_taken[(never_taken >= first) & (never_taken < last)] - first] = False
             actions = actions[taken]
-            actions = actions[np.isfinite(actions)]
+            actions = actions[np.isfinite(actions)].astype(np.float64)
             lowest, highest = min(lowest, actions.min(initial=np.inf)), max(highest, actions.max(initial=-np.inf))
         return (float(lowest), float(highest)) if lowest <= highest else None
 

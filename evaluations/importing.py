@@ -39,13 +39,11 @@ class ImportSettings(Settings):
     source: str
     """HDF5 file in LeWorldModel's layout, Minari dataset (folder or id), or Lance table of stable-worldmodel."""
     observations: tuple[str, ...] = ()
-    """Columns that make up an observation: one of images, or vectors. By default pixels where there are any, else
-    observation, and all of what a Minari dataset observes."""
+    """Columns that make up an observation: one of images, or vectors; by default pixels, else all that was observed."""
     states: tuple[str, ...] = ()
-    """Columns that make up the true state, which is kept beside the observations and not learned from."""
+    """Columns that make up the true state, which is kept beside the observations and never learned from."""
     size: Annotated[int, Range(ge=8, le=1024)] | None = None
-    """Height and width to which images are brought, averaged over the area of each new pixel; by default they stay as
-    they are."""
+    """Height and width to which images are brought, each new pixel an average over its area; by default their own."""
     episodes: Annotated[int, Range(ge=1)] | None = None
     """Most episodes to add; by default all that the source has."""
     action_bounds: tuple[float, float] | None = None
@@ -230,7 +228,8 @@ class _Import:
             "left_out": [],
             "process": describe_process(),
         }
-        plan.document["parts"].append(self._part)
+        if plan.pending:
+            plan.document["parts"].append(self._part)
         self._interruption, self._began = Interruption(), time.perf_counter()
 
     @property

@@ -66,6 +66,9 @@ def _conclude(imported: Collected, settings: ImportSettings) -> int:
     if imported.left_out:
         episodes = "1 episode was" if imported.left_out == 1 else f"{imported.left_out:,} episodes were"
         print(f"{episodes} left out, having no step, or being faulty.")
+    if not imported.asked:
+        print(f"{folder} holds all of it already: {imported.episodes:,} episodes, {imported.rows:,} steps.")
+        return 0
     ended = "Stopped" if imported.interrupted else "Finished"
     print(
         f"{ended}: {imported.added:,} episodes added to {folder}, which holds {imported.episodes:,} now, "
