@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TINY = [
@@ -68,6 +69,34 @@ def test_a_world_model_is_learned_and_a_finished_run_is_left_alone(forethought, 
         assert said in refused.err
 
 
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """A file of three walks in LeWorldModel's layout."""
+    h5py = pytest.importorskip("h5py", reason="needs the extra hdf5")
+    pytest.importorskip("hdf5plugin", reason="needs the extra hdf5")
+    rng, rows = np.random.default_rng(0), 3 * 30
+    path = tmp_path / "others.h5"
+    with h5py.File(path, "w") as file:
+        file["pixels"] = rng.integers(0, 256, (rows, 48, 48, 3), dtype=np.uint8)
+        file["action"] = rng.uniform(-1, 1, (rows, 2))
+        file["ep_len"], file["ep_offset"] = [30] * 3, [0, 30, 60]
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_what_others_recorded_is_learned_from_with_one_more_command(forethought, others, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = forethought("import", others, "--size", 32, "--episodes", 2)
+    assert (first.code, first.err) == (0, "")
+    assert "Finished: 2 episodes added to data/others, which holds 2 now, 58 steps." in first.out
+    assert "Try: forethought pretrain data/others" in first.out
+    assert "1 episodes added" in forethought("import", others, "--size", 32).out
+    assert "holds all of it already: 3 episodes, 87 steps" in forethought("import", others, "--size", 32).out
+    outcome = forethought("pretrain", "data/others", *TINY, "--model.unroll", 2, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert "does not know its task" in forethought("evaluate", "run").err
+
+
 def test_options_for_goals_are_refused_for_agents(forethought, trained):
     outcome = forethought("evaluate", trained, "--offsets", 25)
     assert outcome.code == 2
@@ -90,6 +119,13 @@ def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):
         (("collect", "two-room", "--set", "size"), "NAME=VALUE"),
         (("collect", "two-room", "--set", "size=9"), "at least 32 pixels"),
         (("collect", "two-room", "--polcy", "expert"), "did you mean --policy"),
+        (("import",), "SOURCE"),
+        (("import", ""), "What? Such as"),
+        (("import", "nowhere.h5"), "There is no nowhere.h5"),
+        (("import", "D4RL/door/human-v2"), "minari download D4RL/door/human-v2"),
+        (("import", "nowhere.h5", "--set", "size=64"), "by --task"),
+        (("import", "nowhere.h5", "--sise", "64"), "did you mean --size"),
+        (("import", "nowhere.h5", "--action-bounds", "-1"), "forethought import --help"),
         (("pretrain",), "Which store?"),
         (("pretrain", "nowhere"), "Which store?"),
         (("pretrain", "--preset", "lewn", "nowhere"), "Did you mean 'lewm'"),

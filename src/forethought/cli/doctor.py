@@ -18,6 +18,9 @@ from .options import parse
 
 EXTRAS = {
     "contrib": ("sb3_contrib", "the baselines tqc and crossq"),
+    "hdf5": ("hdf5plugin", "importing HDF5 files in LeWorldModel's layout"),
+    "minari": ("minari", "importing Minari datasets"),
+    "lance": ("lance", "importing Lance tables"),
     "video": ("imageio_ffmpeg", "MP4 videos; without it they are GIFs"),
     "test": ("pytest", "running the tests"),
 }
