@@ -29,7 +29,7 @@ class RecordedImages:
 
     Args:
         shape: of an image, as recorded.
-        first: (n, *shape), images from which the range of values is told.
+        first: (n, *shape), images of floats from which their range is told.
         size: height and width to which images are brought, by averaging over the area of each new pixel (Pillow's box
             filter); images that are not square are stretched. None leaves them as they are.
 
@@ -40,7 +40,7 @@ class RecordedImages:
         UnsupportedSpaceError: images with other channels, such as transparency or several views stacked.
     """
 
-    def __init__(self, shape: tuple[int, ...], first: Array, size: int | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...], first: Array | None = None, size: int | None = None) -> None:
         self._first = len(shape) == 3 and shape[-1] not in CHANNELS and shape[0] in CHANNELS
         if len(shape) == 3 and shape[-1] not in CHANNELS and not self._first:
             raise UnsupportedSpaceError(
@@ -51,7 +51,7 @@ class RecordedImages:
         self._size, self.shape = size, (size or height, size or width, 3)
         self._resized = (height, width) != self.shape[:2]
         self._recorded = shape
-        self._unit = first.dtype.kind == "f" and bool(np.nanmax(first, initial=0.0) <= 1.0)
+        self._unit = first is not None and bool(np.nanmax(first, initial=0.0) <= 1.0)
         self._threads = (
             ThreadPoolExecutor(os.cpu_count()) if self._resized else None
         )  # Pillow works without Python's lock

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class LanceSource(FlatSource):
         except ImportError as error:
             raise missing_extra("Reading Lance tables", "lance") from error
         self._arrow: Any = pyarrow
+        self._threads = ThreadPoolExecutor(os.cpu_count())  # Pillow works without Python's lock
         self.path = path.resolve()
         with damage_reported(path):
             self._table = lance.dataset(str(self.path))
@@ -56,7 +59,8 @@ class LanceSource(FlatSource):
         self._describe({column.name: column for column in described if column is not None})
 
     def close(self) -> None:
-        """Nothing is open between two reads."""
+        """End the threads that decode images."""
+        self._threads.shutdown()
 
     def _column(self, field: Any) -> SourceColumn | None:
         types, kind = self._arrow.types, field.type
@@ -81,7 +85,7 @@ class LanceSource(FlatSource):
         values = self._arrow.concat_arrays(values.chunks) if values.num_chunks else values.combine_chunks()
         types, kind = self._arrow.types, values.type
         if types.is_binary(kind) or types.is_large_binary(kind):
-            return np.stack([_decoded(image) for image in values.to_pylist()])
+            return np.stack(list(self._threads.map(_decoded, values.to_pylist())))
         if types.is_fixed_size_list(kind):
             return np.asarray(values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), kind.list_size))
         return np.asarray(values.to_numpy(zero_copy_only=False))

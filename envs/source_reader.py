@@ -46,7 +46,7 @@ class SourceReader:
     Raises:
         SettingsError: for columns that do not exist or do not go together, and actions that do not fit the space.
         UnsupportedSpaceError: for images and actions of kinds that are not understood.
-        FaultyEpisodeError: the first episode cannot be read.
+        FaultyEpisodeError: the first episode, in which the range of images of floats shows, cannot be read.
     """
 
     def __init__(
@@ -102,12 +102,18 @@ class SourceReader:
             FaultyEpisodeError: it cannot be read, or has values that are not finite or, of images, out of range.
             SettingsError: actions lie beyond their bounds.
         """
-        outcome = self._source.outcome(episode)
-        rewards = self._finite(outcome.rewards, "the reward", episode).astype(np.float32)
+        outcome, steps = self._source.outcome(episode), int(self._source.lengths[episode]) - 1
+        if (len(outcome.actions), outcome.rewards.size) != (steps, steps):
+            raise FaultyEpisodeError(
+                f"Episode {episode} of {self._source.path} has {len(outcome.actions)} actions and "
+                f"{outcome.rewards.size} rewards for {steps} steps."
+            )
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is caught
+            rewards = outcome.rewards.reshape(-1).astype(np.float32)
         return RecordedEpisode(
             observations=self._observed(episode),
             actions=self._actions(outcome.actions, episode),
-            rewards=rewards,
+            rewards=self._finite(rewards, "the reward", episode, "step"),
             terminated=outcome.terminated,
             truncated=outcome.truncated and not outcome.terminated,
             states=self._true_states(episode) if self._states else None,
@@ -122,8 +128,10 @@ class SourceReader:
             )
         if images:
             [column] = images
-            episode = int((self._source.lengths > 0).argmax())
-            first = self._source.rows(episode, column.name, *next(self._blocks(episode)))
+            first = None
+            if column.dtype.kind == "f":
+                episode = int((self._source.lengths > 0).argmax())
+                first = self._source.rows(episode, column.name, *next(self._blocks(episode)))
             return RecordedImages(column.shape, first, size)
         if size is not None:
             raise SettingsError(f"--size is for images, and {', '.join(map(str, self._seen))} are none.")
@@ -191,11 +199,11 @@ class SourceReader:
                 f"of {self.action_codec.space}. {_WAYS_OUT}"
             )
 
-    def _finite(self, values: Array, what: str, episode: int) -> Array:
+    def _finite(self, values: Array, what: str, episode: int, place: str = "row") -> Array:
         finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if not finite.all():
-            row = int((~finite).argmax())
-            raise FaultyEpisodeError(f"Episode {episode} of {self._source.path}, row {row}: {what} is not finite.")
+            found = f"{place} {int((~finite).argmax())}"
+            raise FaultyEpisodeError(f"Episode {episode} of {self._source.path}, {found}: {what} is not finite.")
         return values
 
 

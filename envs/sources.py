@@ -209,10 +209,10 @@ class FlatSource(Source):
             )
         self.action_shape, self.action_dtype = columns["action"].shape, columns["action"].dtype
         views = [name for name in columns if name.startswith("pixels_")]
-        if "pixels" in columns:
-            self.default_observations = ("pixels",)
-        elif views or "observation" in columns:
-            self.default_observations = (views[0],) if len(views) == 1 else () if views else ("observation",)
+        for candidates in (["pixels"], views, ["observation"]):
+            if any(name in columns for name in candidates):  # of several views, none is the obvious one
+                self.default_observations = tuple(candidates) if len(candidates) == 1 else ()
+                break
 
 
 def episodes_of(index: Array, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -64,12 +64,12 @@ class CollectSettings(Settings):
 
 @dataclass(frozen=True)
 class Collected:
-    """What a recording left behind, or how it stands.
+    """What a recording or an import left behind, or how it stands.
 
     Attributes:
         folder: of the store.
         added: episodes added.
-        left_out: episodes left out, because something in them was not finite.
+        left_out: episodes left out, because something in them was not finite; or, imported, damaged or without a step.
         asked: episodes that were asked for.
         rows: steps in the store.
         episodes: episodes in the store.

@@ -36,7 +36,7 @@ class PretrainSettings(Settings):
     """One world model learning from one store: everything that decides the result, and what a run's config holds."""
 
     store: str
-    """Folder of the store (forethought collect makes one)."""
+    """Folder of the store (forethought collect or import makes one)."""
     model: str = ""
     """Preset of the world model; by default the one that fits the store's observations."""
     seed: Annotated[int, Range(ge=0)] = 0

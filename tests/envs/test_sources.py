@@ -135,6 +135,11 @@ def test_a_damaged_minari_episode_is_named(walks):
     reader.read(0)
     with pytest.raises(FaultyEpisodeError, match=r"Episode 1 of .* cannot be read: where has 3 rows for 4 steps"):
         reader.read(1)
+    with h5py.File(walks / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0/rewards"]
+        file["episode_0/rewards"] = np.zeros(2)
+    with pytest.raises(FaultyEpisodeError, match="has 4 actions and 2 rewards for 4 steps"):
+        reader_of(open_source(walks), observations=("where",)).read(0)
 
 
 def test_a_minari_dataset_that_was_not_fetched_names_the_command():

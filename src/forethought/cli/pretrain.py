@@ -34,7 +34,7 @@ class PretrainOptions(PretrainSettings):
     """What every pretraining has."""
 
     store: Annotated[Positional[str], tyro.conf.arg(metavar="STORE")] = ""
-    """Folder of the store (forethought collect makes one)."""
+    """Folder of the store (forethought collect or import makes one)."""
     model: Annotated[str, tyro.conf.arg(name="preset", metavar="NAME")] = ""
     """World model by name: lewm, lewm-small or state; by default the one that fits the observations. The options below
     change it."""
