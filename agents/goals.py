@@ -31,14 +31,15 @@ class GoalPlanningSettings(Settings):
     """Planner by name."""
     preset: str = "cpu"
     """Preset of the planner's settings."""
-    budget: Annotated[int, Range(ge=1)] | None = 900
+    budget: Annotated[int, Range(ge=1)] | None = 300
     """Evaluations + 2 x gradients that a plan may take."""
     horizon: Annotated[int, Range(ge=1, le=1000)] = 5
     """Planned model steps."""
     execute: Annotated[int, Range(ge=1, le=1000)] = 1
     """Model steps of a plan that are executed before planning anew."""
-    form: GoalForm = "last"
-    """Which distance to the goal counts: last, sum or best; see :class:`GoalObjective`."""
+    form: GoalForm = "sum"
+    """Which distance to the goal counts: last, sum or best; see :class:`GoalObjective`. Whoever plans anew before a
+    plan has ended should hurry: with the last one alone, arriving can be put off again and again."""
     distance: Literal["latent", "time"] = "latent"
     """What is between latents: their squared Euclidean distance, or the steps that were learned to lie between them."""
     bounded: bool = True
@@ -47,7 +48,7 @@ class GoalPlanningSettings(Settings):
 
 
 GOAL_PRESETS = {
-    "lewm-paper": GoalPlanningSettings(preset="lewm-paper", budget=None, execute=5, bounded=False),
+    "lewm-paper": GoalPlanningSettings(preset="lewm-paper", budget=None, execute=5, form="last", bounded=False),
 }
 """By a name that can take a planner's place. lewm-paper is how LeWorldModel plans (arXiv 2603.19312): 9,000 candidates,
 without bounds, the mean returned, and five blocks executed without looking."""

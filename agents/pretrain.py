@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from ..world_model import (
     JEPASettings,
     Learner,
     OptimizationSettings,
+    bf16_helps,
     measure_health,
+    preset_for,
 )
 from .devices import choose_device, memory_explained
 
@@ -55,6 +57,25 @@ class PretrainingSettings(Settings):
     """Clips per update."""
     held_out: Annotated[float, Range(gt=0, lt=1)] = 0.05
     """Share of the episodes that are not learned from; at least one."""
+
+    @classmethod
+    def fitting(cls, observation_shape: tuple[int, ...], preset: str = "") -> Self:
+        """Return how a world model by name, or the one that fits the observations, is learned where this runs.
+
+        For "lewm", optimiser and batches are those of its paper, whose ten epochs are 57,000 updates of its two-room.
+
+        Raises:
+            UnknownNameError: there is no such preset.
+            SettingsError: it takes other observations.
+        """
+        model = preset_for(observation_shape, preset)
+        if model.vision is None:
+            return cls(model=model)
+        compute = ComputeSettings(precision="bf16" if bf16_helps() else "fp32")
+        if preset == "lewm":
+            paper = OptimizationSettings(learning_rate=5e-5, weight_decay=1e-3, gradient_clip=1.0)
+            return cls(model=model, learner=paper, compute=compute, updates=57_000)
+        return cls(model=model, learner=OptimizationSettings(learning_rate=1e-3), compute=compute, updates=3_000)
 
     def pace(self, update: int) -> float:
         """Return the share of the full learning rate at ``update``, counted from 0."""

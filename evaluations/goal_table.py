@@ -158,5 +158,5 @@ def evaluate_goal_planners(
 def _planned_by(name: str, planning: GoalPlanningSettings) -> GoalPlanningSettings:
     """Return how the planner or preset ``name`` plans."""
     if name in GOAL_PRESETS:
-        return GOAL_PRESETS[name].replace(form=planning.form, distance=planning.distance)
+        return GOAL_PRESETS[name].replace(distance=planning.distance)
     return planning.replace(planner=name)

@@ -19,7 +19,7 @@ from ..core.errors import RunFolderError, WriteError
 from ..core.runs import Run
 from ..core.settings import Range, Settings
 from ..envs import EpisodeStore
-from ..world_model import JEPA, collapse_alarm, load_model, preset_for, save_model
+from ..world_model import JEPA, collapse_alarm, load_model, save_model
 from .collect import read_source
 from .milestones import PROGRESS_EVERY_S, Clock, DispensableWriter, Interruption, MetricsWriter, latest_losses
 from .settings import Progress, TrainingResult
@@ -58,8 +58,7 @@ def default_training(store: str | os.PathLike[str], model: str = "") -> Pretrain
         CheckpointError: there is no store.
         UnknownNameError: no such preset.
     """
-    shape = EpisodeStore.open(store).observation_shape
-    return PretrainingSettings(model=preset_for(shape, model))
+    return PretrainingSettings.fitting(EpisodeStore.open(store).observation_shape, model)
 
 
 def pretrain(
@@ -140,7 +139,7 @@ def begin_training(settings: PretrainSettings) -> Pretraining:
         ForethoughtError: for a store, preset or setting that does not exist or does not fit.
     """
     store = EpisodeStore.open(settings.store)
-    given = PretrainingSettings(model=preset_for(store.observation_shape, settings.model)).to_dict()
+    given = PretrainingSettings.fitting(store.observation_shape, settings.model).to_dict()
     return Pretraining(
         store, PretrainingSettings.from_dict(_merged(given, settings.training)), settings.seed, settings.device
     )

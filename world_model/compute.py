@@ -31,6 +31,14 @@ class ComputeSettings(Settings):
         return _Compiled(function) if self.compile else function
 
 
+def bf16_helps() -> bool:
+    """Return whether this machine multiplies matrices several times as fast in bf16: a GPU, or a processor with AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    has_amx: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return has_amx()
+
+
 class _Compiled:
     """A compiled function, or, where it cannot be compiled, the function itself, after one warning."""
 

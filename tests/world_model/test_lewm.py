@@ -196,7 +196,7 @@ def test_the_loss_is_the_one_step_error_with_gradient_on_both_sides_plus_sigreg_
     weights[[0, -1]] /= 2
     statistic = (4 * (distance * weights).sum(-1)).mean()
     torch.testing.assert_close(losses.regularization, statistic)
-    torch.testing.assert_close(losses.total, prediction + 0.09 * statistic)
+    torch.testing.assert_close(losses.total, prediction + settings.regularizer_weight * statistic)
     with_both = torch.autograd.grad(losses.prediction, model.encoder.patch.weight)[0]
     by_hand = torch.autograd.grad(prediction, model.encoder.patch.weight)[0]
     torch.testing.assert_close(with_both, by_hand)

@@ -52,8 +52,8 @@ class EvaluateOptions(Settings):
     distance: Literal["latent", "time"] = "latent"
     """With goals: what plans shorten, the distance between latents, or the steps to go (see forethought time-to-goal).
     """
-    form: GoalForm = "last"
-    """With goals: which distance counts, that after the last planned step, their sum or the best."""
+    form: GoalForm = "sum"
+    """With goals: which distance counts, the sum over all planned steps, the last or the best."""
     execute: Annotated[int, Range(ge=1)] = 1
     """With goals: planned blocks that are executed before planning anew."""
     seed: Annotated[int, Range(ge=0)] | None = None
