@@ -75,7 +75,7 @@ class PretrainingSettings(Settings):
         if preset == "lewm":
             paper = OptimizationSettings(learning_rate=5e-5, weight_decay=1e-3, gradient_clip=1.0)
             return cls(model=model, learner=paper, compute=compute, updates=57_000)
-        return cls(model=model, learner=OptimizationSettings(learning_rate=1e-3), compute=compute, updates=3_000)
+        return cls(model=model, learner=OptimizationSettings(learning_rate=1e-3), compute=compute, updates=2_000)
 
     def pace(self, update: int) -> float:
         """Return the share of the full learning rate at ``update``, counted from 0."""

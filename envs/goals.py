@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.clip import ClipSpec
+from ..core.errors import SettingsError
 from ..core.registry import Registry
+from .store import EpisodeStore
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,29 @@ class GoalPairs:
     def excluded_share(self) -> float:
         """Which share of the pairs that were drawn was left out."""
         return self.excluded / (self.excluded + len(self))
+
+
+def recorded_pairs(store: EpisodeStore, offset: int, count: int, seed: int) -> GoalPairs:
+    """Return starts, and where the same recorded episodes were ``offset`` steps later; none is left out.
+
+    This is how LeWorldModel was evaluated by its authors (arXiv 2603.19312). If a model has learned from these
+    episodes, it has seen every one of these starts, goals and ways between them.
+
+    Raises:
+        SettingsError: the store records no true states, or no episode has as many steps.
+    """
+    if not store.state_dims or offset < 1:
+        raise SettingsError("Goals from recorded episodes lie at least 1 step away, in stores that hold true states.")
+    starts = store.starts(ClipSpec(offset, 1))
+    if not len(starts):
+        raise SettingsError(f"No recorded episode has {offset} steps.")
+    data, rows = store.arrays(), np.random.default_rng(seed).choice(starts, count)
+    goals = rows
+    for _ in range(offset - 1):
+        goals = data["successors"][goals]
+    last = data["successors"][goals]  # of an episode's last row, the number of the episode, inverted
+    ends = np.where((last < 0)[:, None], data["latest_states"][~np.minimum(last, -1)], data["states"][last])
+    return GoalPairs(data["states"][rows], ends, 2 * offset, 0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The goal table: one world model, several planners, starts and goals at several distances, floors beside them."""
+"""The goal table: world models, ways to plan in them, starts and goals at several distances, floors beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..agents.goals import GOAL_PRESETS, GoalPlanningSettings, GoalPolicy
 from ..core.errors import SettingsError
 from ..core.files import write_json
@@ -14,10 +16,46 @@ from ..envs import make_env
 from ..envs.goals import GOALS, GoalPairs
 from ..world_model import JEPA, Quasimetric
 from .goals import Chance, GoalEvaluation, Idle, evaluate_goals
+from .statistics import Estimate, crossed_mean
 from .tables import Table
 
 FLOORS = {"nothing": Idle, "chance": Chance}
 OTHER_EPISODES = 0
+
+
+@dataclass(frozen=True, eq=False)
+class GoalModel:
+    """What plans are made in.
+
+    Attributes:
+        name: such as the folder of its run.
+        model: the world model.
+        time_to_goal: steps between its latents, which ways with ``distance="time"`` need.
+    """
+
+    name: str
+    model: JEPA
+    time_to_goal: Quasimetric | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to plan.
+
+    Attributes:
+        name: of the planner, or of the preset that takes its place.
+        planning: all of it.
+    """
+
+    name: str
+    planning: GoalPlanningSettings
+
+    @classmethod
+    def named(cls, name: str, planning: GoalPlanningSettings) -> Way:
+        """Return how ``name`` plans: a planner, by ``planning``; or a preset, of which only the distance is changed."""
+        if name in GOAL_PRESETS:
+            return cls(name, GOAL_PRESETS[name].replace(distance=planning.distance))
+        return cls(name, planning.replace(planner=name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,26 +65,49 @@ class GoalRow:
     Attributes:
         name: the planner, or what takes its place.
         offset: recorded steps between start and goal; 0 for goals from other episodes.
-        evaluation: what came of it.
-        evaluations: candidate rows a plan, and those that were differentiated twice more; 0 for the floors.
+        results: one for each world model; a single one of the floors.
+        planning: how plans were searched; ``None`` for the floors.
+        effort: evaluations + 2 x gradients that a plan took; 0 for the floors.
     """
 
     name: str
     offset: int
-    evaluation: GoalEvaluation
-    evaluations: int
+    results: Sequence[GoalEvaluation]
+    planning: GoalPlanningSettings | None = None
+    effort: int = 0
+
+    def reached(self) -> Estimate:
+        """Return the share of goals that were reached; its interval is between goals and, if several, world models."""
+        return crossed_mean(np.array([result.success for result in self.results], np.float64))
+
+    @property
+    def decision_ms(self) -> float:
+        """Mean wall time of deciding per environment step, in milliseconds."""
+        return float(np.mean([result.decision_ms for result in self.results]))
 
     def cells(self) -> tuple[str, ...]:
         """Return the figures as text."""
-        goals = "other episodes" if self.offset == OTHER_EPISODES else f"{self.offset} steps"
-        milliseconds = f"{self.evaluation.decision_ms:.1f}" if self.evaluations else ""
-        evaluations = f"{self.evaluations:,}" if self.evaluations else ""
-        return self.name, goals, self.evaluation.percentage(), evaluations, milliseconds
+        share = self.reached()
+        bounds = "" if share.low is None or share.high is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+        distance = "" if self.planning is None else f"{self.planning.distance}, {self.planning.form}"
+        planned = (f"{self.effort:,}", f"{self.decision_ms:.1f}") if self.effort else ("", "")
+        return self.name, distance, _goals_after(self.offset), f"{100 * share.value:.1f}{bounds}", *planned
+
+    def __str__(self) -> str:
+        name, distance, goals, share, *_ = self.cells()
+        way = f"{name} ({distance})" if distance else name
+        return f"{way}, goals after {goals}: {share} % reached"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
-        shared = {"name": self.name, "offset": self.offset, "evaluations": self.evaluations}
-        return {**shared, **self.evaluation.to_dict()}
+        return {
+            "name": self.name,
+            "offset": self.offset,
+            "effort": self.effort,
+            "success": self.reached().to_dict(),
+            "planning": None if self.planning is None else self.planning.to_dict(),
+            "results": [result.to_dict() for result in self.results],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,108 +116,102 @@ class GoalTable:
 
     Attributes:
         task: where.
-        rows: the floors first.
-        planning: how plans were searched, but for the planner's name.
+        models: names of the world models.
+        rows: the floors first, for each distance.
         seed: of the planners' chance.
+        protocol: in a few words, where starts and goals come from.
     """
 
     task: str
+    models: Sequence[str]
     rows: Sequence[GoalRow]
-    planning: GoalPlanningSettings
     seed: int
+    protocol: str
 
     def table(self) -> Table:
         """Return the figures as text."""
-        excluded = {row.offset: row.evaluation.excluded for row in self.rows}
-        left_out = ", ".join(
-            f"{count} ({'other episodes' if offset == OTHER_EPISODES else f'{offset} steps'})"
-            for offset, count in excluded.items()
-        )
-        count = len(self.rows[0].evaluation.success)
-        p = self.planning
+        excluded = {row.offset: row.results[0].excluded for row in self.rows}
+        left_out = ", ".join(f"{count} ({_goals_after(offset)})" for offset, count in excluded.items())
+        count, worlds = len(self.rows[0].results[0].success), len(self.models)
+        models = f"one world model, {self.models[0]}" if worlds == 1 else f"{worlds} world models"
         return Table(
-            ("acting", "goals after", "reached, %", "evaluations", "ms/decision"),
+            ("acting", "plans shorten", "goals after", "reached, %", "evaluations", "ms/decision"),
             [row.cells() for row in self.rows],
             title=f"{self.task}: goals reached",
             notes=(
-                f"Share of the same {count} held-out starts and goals with 95 % bootstrap intervals (seed "
-                f"{self.seed}); there are twice as many steps as lie between start and goal, 200 for other episodes. "
-                f"Plans of {p.horizon} model steps, {p.execute} of them executed (lewm-paper: 5 and 5); they "
-                f"shorten the {p.distance} distance, {p.form}. Pairs whose start was at the goal were left out: "
+                f"Share of {count} {self.protocol}, by {models}, with 95 % bootstrap intervals over goals"
+                f"{' and world models' if worlds > 1 else ''} (seed {self.seed}). There are twice as many steps as lie "
+                f"between start and goal, 200 for other episodes. Left out, because the start was at the goal: "
                 f"{left_out}.",
             ),
         )
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON."""
-        rows = [row.to_dict() for row in self.rows]
-        planning = self.planning.to_dict()
-        write_json(Path(path), {"task": self.task, "seed": self.seed, "planning": planning, "rows": rows})
+        shared = {"task": self.task, "models": list(self.models), "seed": self.seed, "protocol": self.protocol}
+        write_json(Path(path), {**shared, "rows": [row.to_dict() for row in self.rows]})
 
 
 def evaluate_goal_planners(
-    model: JEPA,
+    models: Sequence[GoalModel],
     task: str,
-    planners: Sequence[str],
-    planning: GoalPlanningSettings | None = None,
+    ways: Sequence[Way],
     offsets: Sequence[int] | None = None,
     episodes: int | None = None,
     seed: int = 0,
     env_kwargs: dict[str, Any] | None = None,
     on_row: Callable[[GoalRow], None] | None = None,
-    time_to_goal: Quasimetric | None = None,
+    pairs_of: Callable[[int], GoalPairs] | None = None,
+    protocol: str = "held-out starts and goals",
 ) -> GoalTable:
-    """Let one world model plan to held-out goals by each of ``planners``, beside doing nothing and chance.
+    """Let world models plan to goals, beside doing nothing and chance.
 
     Args:
-        model: a world model.
+        models: at least one; they must fit the task.
         task: a goal task.
-        planners: registered names, or presets such as "lewm-paper".
-        planning: budget, horizon and so on, the same for all.
+        ways: how plans are searched.
         offsets: distances between start and goal, in recorded steps; all that there are by default.
-        episodes: how many of the held-out pairs; all by default.
+        episodes: how many of the pairs; all by default.
         seed: of the planners' chance.
         env_kwargs: arguments of the environment.
         on_row: called with each row as it is known.
-        time_to_goal: of the model's latents; where it is given, all planners plan by it.
+        pairs_of: starts and goals of an offset, if not the task's held-out ones.
+        protocol: where they come from, in words for the table.
 
     Raises:
         UnknownNameError: a planner that does not exist, or a task that has no goals.
-        SettingsError: an offset that there are no pairs of, or a model of other observations.
+        SettingsError: an offset that there are no pairs of, a model of other observations, or one that lacks the time
+            to goal that a way needs.
     """
-    goal_task, planning = GOALS.get(task), planning or GoalPlanningSettings()
+    goal_task = GOALS.get(task)
     for offset in offsets or ():
-        if offset not in goal_task.offsets:
+        if pairs_of is None and offset not in goal_task.offsets:
             known = ", ".join(map(str, goal_task.offsets))
             raise SettingsError(f"{task} has no goals after {offset} steps; it has them after {known} (0: others').")
     env = make_env(task, **(env_kwargs or {}))
-    planning = planning.replace(distance="latent" if time_to_goal is None else "time")
-    policies = {
-        name: GoalPolicy(
-            model, env.observation_space, env.action_space, _planned_by(name, planning), time_to_goal=time_to_goal
-        )
-        for name in planners
-    }
+    spaces = env.observation_space, env.action_space
+    env.close()
+    policies = [
+        [GoalPolicy(world.model, *spaces, way.planning, time_to_goal=world.time_to_goal) for world in models]
+        for way in ways
+    ]
     rows: list[GoalRow] = []
 
-    def play(name: str, seeker: Any, offset: int, pairs: GoalPairs, evaluations: int) -> None:
-        rows.append(GoalRow(name, offset, evaluate_goals(seeker, task, pairs, seed, env_kwargs), evaluations))
+    def add(row: GoalRow) -> None:
+        rows.append(row)
         if on_row is not None:
-            on_row(rows[-1])
+            on_row(row)
 
     for offset in offsets or goal_task.offsets:
-        pairs = goal_task.pairs(offset).first(episodes)
+        pairs = (pairs_of or goal_task.pairs)(offset).first(episodes)
         for name, floor in FLOORS.items():
-            play(name, floor(env.action_space), offset, pairs, 0)
-        for name, policy in policies.items():
-            planner = policy.planner
-            play(name, policy, offset, pairs, planner.budget + 2 * planner.gradients)
-    env.close()
-    return GoalTable(task, rows, planning, seed)
+            add(GoalRow(name, offset, [evaluate_goals(floor(spaces[1]), task, pairs, seed, env_kwargs)]))
+        for way, seekers in zip(ways, policies, strict=True):
+            results = [evaluate_goals(seeker, task, pairs, seed, env_kwargs) for seeker in seekers]
+            effort = seekers[0].planner.budget + 2 * seekers[0].planner.gradients
+            add(GoalRow(way.name, offset, results, way.planning, effort))
+    return GoalTable(task, [world.name for world in models], rows, seed, protocol)
 
 
-def _planned_by(name: str, planning: GoalPlanningSettings) -> GoalPlanningSettings:
-    """Return how the planner or preset ``name`` plans."""
-    if name in GOAL_PRESETS:
-        return GOAL_PRESETS[name].replace(distance=planning.distance)
-    return planning.replace(planner=name)
+def _goals_after(offset: int) -> str:
+    return "other episodes" if offset == OTHER_EPISODES else f"{offset} steps"

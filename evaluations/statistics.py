@@ -121,6 +121,22 @@ def estimate_curve(
     return [Estimate(float(v), float(a), float(b), count) for v, a, b in zip(values, low, high, strict=True)]
 
 
+def crossed_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Return the mean of scores (runs, E) of several runs on the same E episodes, with its 95 % bootstrap interval.
+
+    Runs and episodes are drawn anew independently of each other, so that the interval holds for other runs and other
+    episodes; with a single run it is between episodes alone, and says nothing of other runs.
+    """
+    array = _finite(scores, dimensions=2)
+    if array.shape[1] < 2:
+        return Estimate(float(array.mean()), None, None, array.size)
+    generator = np.random.default_rng(seed)
+    runs, episodes = (generator.integers(count, size=(resamples, count)) for count in array.shape)
+    drawn = np.array([array[chosen][:, played].mean() for chosen, played in zip(runs, episodes, strict=True)])
+    low, high = _percentiles(drawn)
+    return Estimate(float(array.mean()), float(low), float(high), array.size)
+
+
 def probability_of_improvement(
     ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:

@@ -35,13 +35,15 @@ class EvaluateOptions(Settings):
     A world model that learned from recordings plans to held-out goals, beside the floors of doing nothing and chance.
     """
 
-    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run folder, or an agent's .zip file, which needs --task."""
+    run: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Run folder, or an agent's .zip file, which needs --task. With goals there may be several, such as one for each
+    seed, which are judged together."""
     planners: str | None = None
     """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself, and cem seeks goals.
     To goals, lewm-paper plans as its paper does."""
-    budget: Annotated[int, Range(ge=1)] = 300
-    """With --planners or goals: evaluations + 2 x gradients that each may spend on a plan."""
+    budget: str = "300"
+    """With --planners or goals: evaluations + 2 x gradients that each may spend on a plan. With goals there may be
+    several, such as 100,300,900."""
     horizon: Annotated[int, Range(ge=1)] | None = None
     """With --planners or goals: planned steps; by default the agent's own, or 5 blocks."""
     episodes: Annotated[int, Range(ge=1)] | None = None
@@ -49,13 +51,16 @@ class EvaluateOptions(Settings):
     offsets: str | None = None
     """With goals: recorded steps between start and goal, such as 25,100, and 0 for goals from other episodes; by
     default all that there are."""
-    distance: Literal["latent", "time"] = "latent"
-    """With goals: what plans shorten, the distance between latents, or the steps to go (see forethought time-to-goal).
-    """
+    distance: str = "latent"
+    """With goals: what plans shorten, the latent distance, or the time to go (see forethought time-to-goal), or both
+    one after the other: latent,time."""
     form: GoalForm = "sum"
     """With goals: which distance counts, the sum over all planned steps, the last or the best."""
     execute: Annotated[int, Range(ge=1)] = 1
     """With goals: planned blocks that are executed before planning anew."""
+    protocol: Literal["held-out", "lewm"] = "held-out"
+    """With goals: from where they are. lewm takes 50 pairs from the very episodes that were learned from, 25 steps
+    apart, as the authors of LeWorldModel do; its figures are not comparable with others."""
     seed: Annotated[int, Range(ge=0)] | None = None
     """Names the set of held-out episodes; by default that of the run's own evaluations."""
     task: str | None = None
@@ -69,12 +74,19 @@ class EvaluateOptions(Settings):
 def run(arguments: Sequence[str]) -> int:
     """Evaluate."""
     options = parse(EvaluateOptions, "evaluate", arguments)
-    if _is_pretrained(options.run):
-        return _evaluate_goals(options)
-    for name in ("offsets", "distance", "form", "execute"):
+    if options.run and _is_pretrained(options.run[0]):
+        from .goal_evaluation import evaluate_goals
+
+        return evaluate_goals(options)
+    if len(options.run) != 1:
+        raise SettingsError("One run at a time, please; several may only be given where world models plan to goals.")
+    [source] = options.run
+    for name in ("offsets", "distance", "form", "execute", "protocol"):
         if getattr(options, name) != getattr(EvaluateOptions, name):
-            raise SettingsError(f"--{name} is for world models that plan to goals, and {options.run} holds an agent.")
-    agent, task, seed = _load(options)
+            raise SettingsError(f"--{name} is for world models that plan to goals, and {source} holds an agent.")
+    if not options.budget.isdigit() or int(options.budget) < 1:
+        raise SettingsError(f"--budget {options.budget!r} is not a whole number of at least 1.")
+    agent, task, seed = _load(options, source)
     episodes = options.episodes or EPISODES
     play: dict[str, Any] = {"render": options.render, "video": options.video}
     if options.planners is None:
@@ -87,10 +99,10 @@ def run(arguments: Sequence[str]) -> int:
         video = evaluation.video
     else:
         planners = names(options.planners, "--planners")
-        how = {"budget": options.budget, "horizon": options.horizon, "episodes": episodes, "seed": seed}
+        how = {"budget": int(options.budget), "horizon": options.horizon, "episodes": episodes, "seed": seed}
         table = swap_planners(agent, task, planners, **how, **play)
-        if options.run.is_dir() and options.task is None:  # the run's report speaks of the task it was trained in
-            table.save(options.run / "planners.json")
+        if source.is_dir() and options.task is None:  # the run's report speaks of the task it was trained in
+            table.save(source / "planners.json")
         video = next((row.evaluation.video for row in table.rows if row.evaluation), None)
     if video is not None:
         print(f"The film is in {video}.")
@@ -103,70 +115,23 @@ def _is_pretrained(run: Path) -> bool:
     return run.is_dir() and Run.open(run).manifest.get("kind") == KIND
 
 
-def _evaluate_goals(options: EvaluateOptions) -> int:
-    import torch
-
-    from ..agents.goals import GoalPlanningSettings
-    from ..evaluations.goal_table import GoalRow, evaluate_goal_planners
-    from ..evaluations.pretraining import load_pretrained
-    from ..evaluations.time_to_goal import load_time_to_goal
-
-    for name in ("video", "render"):
-        if getattr(options, name) is not None:
-            raise SettingsError(f"--{name} is not for world models that plan to goals yet.")
-    torch.set_num_threads(1)
-    model, source = load_pretrained(options.run)
-    time_to_goal = load_time_to_goal(options.run)[1] if options.distance == "time" else None
-    task = options.task or source.get("task")
-    if task is None:
-        raise SettingsError(f"{options.run} does not know its task; say where: --task two-room.")
-    planning = GoalPlanningSettings(budget=options.budget, form=options.form, execute=options.execute)
-    if options.horizon is not None:
-        planning = planning.replace(horizon=options.horizon)
-
-    def tell(row: GoalRow) -> None:
-        print(f"{row.name}, goals after {row.offset} steps: {row.evaluation}", file=sys.stderr)
-
-    table = evaluate_goal_planners(
-        model,
-        task,
-        ["cem"] if options.planners is None else names(options.planners, "--planners"),
-        planning,
-        None if options.offsets is None else [_offset(text) for text in names(options.offsets, "--offsets")],
-        options.episodes,
-        options.seed or 0,
-        source.get("env", {}) if task == source.get("task") else {},
-        tell,
-        time_to_goal,
-    )
-    print_table(table.table())
-    table.save(options.run / "goals.json")
-    return 0
-
-
-def _offset(text: str) -> int:
-    if not text.isdigit():
-        raise SettingsError(f"--offsets {text!r} is not a number of steps.")
-    return int(text)
-
-
-def _load(options: EvaluateOptions) -> tuple[Any, str, int]:
+def _load(options: EvaluateOptions, source: Path) -> tuple[Any, str, int]:
     """Return the agent, the task, and the seed of the held-out episodes."""
     import torch
 
-    if options.run.is_dir():
+    if source.is_dir():
         from ..evaluations.training import load_trained
 
-        agent, trained = load_trained(options.run)
+        agent, trained = load_trained(source)
         torch.set_num_threads(trained.threads)  # as in its training, so that the same episodes bring the same returns
         seed = trained.evaluation_seed if options.seed is None else options.seed
         return agent, options.task or trained.task, seed
     if options.task is None:
         raise SettingsError(
-            f"{options.run} is not a run folder; to evaluate an agent's file, say where: --task InvertedPendulum-v5."
+            f"{source} is not a run folder; to evaluate an agent's file, say where: --task InvertedPendulum-v5."
         )
     torch.set_num_threads(1)
-    return _load_file(options.run), options.task, options.seed or 0
+    return _load_file(source), options.task, options.seed or 0
 
 
 def _load_file(path: Path) -> Any:

@@ -1,0 +1,99 @@
+"""``forethought evaluate`` for world models that learned from a store: they plan to goals, beside honest floors."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import SettingsError
+from .console import print_table
+from .options import names
+
+if TYPE_CHECKING:
+    from ..evaluations.goal_table import GoalModel, GoalRow, Way
+    from .evaluate import EvaluateOptions
+
+AUTHORS_EPISODES, AUTHORS_SEED, AUTHORS_OFFSET = 50, 42, "25"
+
+
+def evaluate_goals(options: EvaluateOptions) -> int:
+    """Print how often the runs of ``options`` reach goals, and write it into the first one's folder."""
+    import torch
+
+    from ..core.runs import Run
+    from ..envs import EpisodeStore
+    from ..envs.goals import recorded_pairs
+    from ..evaluations.goal_table import evaluate_goal_planners
+    from ..evaluations.pretraining import pretrain_settings_of
+
+    for name in ("video", "render"):
+        if getattr(options, name) is not None:
+            raise SettingsError(f"--{name} is not for world models that plan to goals yet.")
+    torch.set_num_threads(1)
+    ways = _ways(options)
+    models, task, env_kwargs = _models(options, any(way.planning.distance == "time" for way in ways))
+    how: dict[str, Any] = {"offsets": options.offsets, "episodes": options.episodes, "seed": options.seed or 0}
+    if options.protocol == "lewm":
+        store = EpisodeStore.open(pretrain_settings_of(Run.open(options.run[0])).store)
+        seed = AUTHORS_SEED if options.seed is None else options.seed
+        count = options.episodes or AUTHORS_EPISODES
+        how["pairs_of"] = partial(recorded_pairs, store, count=count, seed=seed)
+        how["protocol"] = "starts and goals from the very episodes that were learned from, as LeWorldModel's authors do"
+        how["offsets"] = options.offsets or AUTHORS_OFFSET
+    if how["offsets"] is not None:
+        how["offsets"] = [_number(text, "--offsets") for text in names(how["offsets"], "--offsets")]
+
+    def tell(row: GoalRow) -> None:
+        print(row, file=sys.stderr)
+
+    table = evaluate_goal_planners(models, task, ways, env_kwargs=env_kwargs, on_row=tell, **how)
+    print_table(table.table())
+    table.save(options.run[0] / "goals.json")
+    return 0
+
+
+def _ways(options: EvaluateOptions) -> list[Way]:
+    """Return all ways to plan that are asked for: planners x distances x budgets."""
+    from ..agents.goals import GOAL_PRESETS, GoalPlanningSettings
+    from ..evaluations.goal_table import Way
+
+    planners = ["cem"] if options.planners is None else names(options.planners, "--planners")
+    distances = names(options.distance, "--distance")
+    budgets = [_number(text, "--budget") for text in names(options.budget, "--budget")]
+    shared: dict[str, Any] = {"form": options.form, "execute": options.execute}
+    if options.horizon is not None:
+        shared["horizon"] = options.horizon
+    ways = []
+    for planner, distance in itertools.product(planners, distances):
+        for budget in budgets[:1] if planner in GOAL_PRESETS else budgets:
+            settings = {**shared, "budget": budget, "distance": distance}
+            ways.append(Way.named(planner, GoalPlanningSettings.from_dict(settings)))
+    return ways
+
+
+def _models(options: EvaluateOptions, timed: bool) -> tuple[list[GoalModel], str, dict[str, Any]]:
+    """Return the world models, and the task with its arguments, which must be the same for all."""
+    from ..evaluations.goal_table import GoalModel
+    from ..evaluations.pretraining import load_pretrained
+    from ..evaluations.time_to_goal import load_time_to_goal
+
+    models, tasks = [], []
+    for folder in options.run:
+        model, source = load_pretrained(folder)
+        models.append(GoalModel(str(folder), model, load_time_to_goal(folder)[1] if timed else None))
+        tasks.append((source.get("task"), source.get("env", {})))
+    learned, env_kwargs = tasks[0]
+    if any(other != tasks[0] for other in tasks):
+        raise SettingsError(f"These runs learned from different tasks: {', '.join(str(name) for name, _ in tasks)}.")
+    task = options.task or learned
+    if task is None:
+        raise SettingsError(f"{options.run[0]} does not know its task; say where: --task two-room.")
+    return models, task, env_kwargs if task == learned else {}
+
+
+def _number(text: str, option: str) -> int:
+    if not text.isdigit():
+        raise SettingsError(f"{option} {text!r} is not a whole number.")
+    return int(text)
