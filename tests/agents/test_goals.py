@@ -7,10 +7,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from forethought.agents.goals import GoalPlanningSettings, GoalPolicy
+from forethought.agents.goals import GOAL_PRESETS, GoalPlanningSettings, GoalPolicy
 from forethought.agents.objective import GoalObjective
 from forethought.core.errors import SettingsError
-from forethought.world_model import JEPA, Imagination, JEPASettings, LatentState
+from forethought.world_model import JEPA, LEWM_SMALL, Imagination, JEPASettings, LatentState
 
 BOX, ACTIONS = spaces.Box(-10, 10, (2,)), spaces.Box(-2, 2, (2,))
 
@@ -100,3 +100,37 @@ def test_what_is_missing_or_does_not_fit_is_named():
         policy.initial_state([1, 2], np.zeros((1, 2)))
     with pytest.raises(SettingsError, match=r"blocks of 10 action dimensions, and the environment has \(2,\) and 5"):
         GoalPolicy(JEPA(2, 10, JEPASettings(latent_dims=4, hidden=8, block=5)), BOX, spaces.Box(-1, 1, (1,)))
+
+
+def test_the_time_to_goal_takes_the_place_of_the_latent_distance():
+    def from_the_left(latents, goals):
+        """Only what lies to the left of the goal is near it."""
+        return torch.where(latents[..., 0] > goals[..., 0], 100.0, (latents - goals).abs().sum(-1))
+
+    settings = GoalPlanningSettings(horizon=3, distance="time")
+    policy = GoalPolicy(Plane(), BOX, ACTIONS, settings, time_to_goal=from_the_left)
+    assert (walk(policy, [[0, 0]], [[3.0, 1.0]], 8)[:, 0] <= 3.0).all()
+    with pytest.raises(SettingsError, match="forethought time-to-goal"):
+        GoalPolicy(Plane(), BOX, ACTIONS, settings)
+
+
+def lewm(deviation):
+    """Return a small model whose recorded actions had this deviation."""
+    sizes = {"image_size": 8, "patch_size": 4, "width": 16, "depth": 1, "heads": 2, "hidden": 16}
+    small = LEWM_SMALL.replace(latent_dims=8, vision=LEWM_SMALL.vision.replace(**sizes), block=2)
+    model = JEPA((8, 8, 3), 4, small).eval()
+    model.predictor.action_encoder.normalize(torch.zeros(2), torch.tensor(deviation))
+    return model
+
+
+def test_the_papers_planner_has_no_bounds_and_spreads_as_the_recorded_actions_do():
+    images = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    policy = GoalPolicy(lewm([0.5, 2.0]), images, spaces.Box(-3, 3, (2,)), GOAL_PRESETS["lewm-paper"])
+    planner, settings = policy.planner, policy.planner.settings
+    assert (planner.budget, settings.samples, settings.iterations, planner.horizon) == (9001, 300, 30, 5)
+    assert round(settings.elite_fraction * settings.samples) == 30
+    assert policy.controller.execute == 5
+    assert planner.spec.low.isinf().all()
+    assert planner.spec.scale.tolist() == [0.5, 2.0, 0.5, 2.0]
+    with pytest.raises(SettingsError, match="transformer predictor"):
+        GoalPolicy(JEPA(2, 2, JEPASettings(latent_dims=4, hidden=8)), BOX, ACTIONS, GOAL_PRESETS["lewm-paper"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forethought.core.errors import EnvironmentFault
-from forethought.envs import make_env
-from forethought.envs.goals import GOALS, GoalPairs
+from forethought.core.errors import EnvironmentFault, SettingsError
+from forethought.envs import EpisodeStore, make_env
+from forethought.envs.goals import GOALS, GoalPairs, recorded_pairs
 from forethought.evaluations.goals import Chance, Idle, evaluate_goals
 
 STATES = {"observation": "state"}
@@ -67,3 +67,28 @@ def test_the_floors_are_what_they_are():
 def test_a_task_that_is_no_goal_task_is_named():
     with pytest.raises(EnvironmentFault, match="Pendulum-v1 is no goal task"):
         evaluate_goals(Idle(SPACE), "Pendulum-v1", NEAR)
+
+
+def recorded(lengths):
+    """Return a store of episodes whose states tell episode and step."""
+    store = EpisodeStore(1, 1, state_dims=2)
+    for number, length in enumerate(lengths):
+        states = np.stack([np.full(length + 1, number), np.arange(length + 1)], 1).astype(float)
+        zeros = np.zeros((length, 1), np.float32)
+        store.add_episode(np.zeros((length + 1, 1), np.float32), zeros, zeros[:, 0], False, True, states)
+    return store
+
+
+@pytest.mark.parametrize("offset", [1, 4, 6])
+def test_recorded_pairs_are_of_one_episode_and_as_far_apart_as_was_asked(offset):
+    pairs = recorded_pairs(recorded([6, 3, 9]), offset, 200, seed=0)
+    assert np.array_equal(pairs.goals - pairs.starts, np.tile([0.0, offset], (200, 1)))
+    assert len(np.unique(pairs.starts, axis=0)) == sum(max(length - offset + 1, 0) for length in (6, 3, 9))
+    assert (pairs.step_budget, pairs.excluded) == (2 * offset, 0)
+
+
+def test_recorded_pairs_that_there_are_none_of_are_refused():
+    with pytest.raises(SettingsError, match="No recorded episode has 10 steps"):
+        recorded_pairs(recorded([6, 9]), 10, 5, seed=0)
+    with pytest.raises(SettingsError, match="true states"):
+        recorded_pairs(EpisodeStore(1, 1), 1, 5, seed=0)

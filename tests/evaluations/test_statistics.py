@@ -7,6 +7,7 @@ import pytest
 
 from forethought.evaluations.statistics import (
     Estimate,
+    crossed_mean,
     estimate,
     estimate_curve,
     interquartile_mean,
@@ -159,3 +160,15 @@ def test_numbers_read_well(value, text):
 
 def test_an_estimate_reads_well():
     assert str(Estimate(950.25, 900.0, 1000.0, 3)) == "950.2 [900.0, 1,000]"
+
+
+def test_runs_on_the_same_episodes_are_resampled_both_ways():
+    rng = np.random.default_rng(0)
+    scores = (rng.random((3, 200)) < np.array([[0.9], [0.7], [0.5]])).astype(float)
+    told, alone = crossed_mean(scores), crossed_mean(scores[:1])
+    assert told.value == pytest.approx(scores.mean())
+    assert told.low < 0.6 < 0.8 < told.high  # three runs so different say little of others
+    assert alone.high - alone.low == pytest.approx(2 * 1.96 * (0.9 * 0.1 / 200) ** 0.5, rel=0.3)
+    assert not crossed_mean([[1.0]]).has_interval
+    with pytest.raises(ValueError, match="2 non-empty axes"):
+        crossed_mean([1.0, 0.0])

@@ -44,29 +44,68 @@ def test_a_world_model_is_learned_and_a_finished_run_is_left_alone(forethought, 
     assert "holds a run already" in again.err
     assert "is finished" in forethought("pretrain", "--resume", tmp_path / "run").err
     assert "leave out the others" in forethought("pretrain", "--resume", tmp_path / "run", "--updates", 9).err
-    few = ("--episodes", 3, "--budget", 20, "--offsets", "25,0")
-    goals = forethought("evaluate", tmp_path / "run", *few, "--planners", "cem,icem", "--horizon", 2)
+
+
+@pytest.fixture
+def run(forethought, walks, tmp_path: Path) -> Path:
+    """A world model that has learned next to nothing."""
+    assert forethought("pretrain", walks, *TINY, "--out", tmp_path / "run").code == 0
+    return tmp_path / "run"
+
+
+def cells(printed: str) -> list[list[str]]:
+    """Return the rows of the table in what was printed."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:1] == "|"][2:]
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_plans_to_goals_are_compared_and_mistakes_named(forethought, run):
+    few = ("--episodes", 3, "--budget", "20,30", "--offsets", "25,0")
+    goals = forethought("evaluate", run, *few, "--planners", "cem,icem", "--horizon", 2)
     assert goals.code == 0, goals.err
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in goals.out.splitlines() if line[:1] == "|"]
-    acting = ["nothing", "chance", "cem", "icem"]
-    assert [row[:2] for row in rows[2:]] == [
-        [name, after] for after in ("25 steps", "other episodes") for name in acting
+    rows, acting = cells(goals.out), ["nothing", "chance", "cem", "cem", "icem", "icem"]
+    assert [(row[0], row[2]) for row in rows] == [
+        (name, after) for after in ("25 steps", "other episodes") for name in acting
     ]
-    assert [row[3] for row in rows[2:6]] == ["", "", "20", "20"]
-    assert "left out: 34 (25 steps), 24 (other episodes)" in goals.out
-    saved = json.loads((tmp_path / "run" / "goals.json").read_text())
+    assert [row[4] for row in rows[:4]] == ["", "", "20", "29"]
+    assert "start was at the goal: 34 (25 steps), 24 (other episodes)" in goals.out
+    saved = json.loads((run / "goals.json").read_text())
     assert [row["name"] for row in saved["rows"]] == 2 * acting
-    assert len(saved["rows"][0]["reached"]) == 3
+    assert len(saved["rows"][0]["results"][0]["reached"]) == 3
     for arguments, said in (
         (("--offsets", "26"), "two-room has no goals after 26 steps; it has them after 25, 50, 100, 0"),
-        (("--offsets", "far"), "is not a number of steps"),
+        (("--offsets", "far"), "is not a whole number"),
+        (("--budget", "-5"), "is not a whole number"),
         (("--planners", "cme"), "Did you mean 'cem'"),
+        (("--distance", "tme"), "distance"),
+        (("--distance", "time"), "knows no time to goal yet; learn it: forethought time-to-goal"),
         (("--task", "Pendulum-v1"), "Unknown goal task"),
         (("--video", "film.mp4"), "not for world models"),
     ):
-        refused = forethought("evaluate", tmp_path / "run", *arguments)
+        refused = forethought("evaluate", run, *arguments)
         assert refused.code == 2
         assert said in refused.err
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_the_time_to_goal_is_learned_for_a_run_and_several_runs_are_judged_together(forethought, run, walks, tmp_path):
+    other = tmp_path / "other"
+    assert forethought("pretrain", walks, *TINY, "--seed", 1, "--out", other).code == 0
+    for folder in (run, other):
+        learned = forethought("time-to-goal", folder, "--updates", 3, "--batch-size", 8)
+        assert learned.code == 0, learned.err
+        assert f"Try: forethought evaluate {folder} --distance time" in learned.out
+    few = ("--episodes", 2, "--budget", 20, "--horizon", 2, "--distance", "latent,time")
+    goals = forethought("evaluate", run, other, *few, "--offsets", 25)
+    assert goals.code == 0, goals.err
+    assert [row[:2] for row in cells(goals.out)[2:]] == [["cem", "latent, sum"], ["cem", "time, sum"]]
+    assert "by 2 world models" in goals.out
+    assert [len(row["results"]) for row in json.loads((run / "goals.json").read_text())["rows"]] == [1, 1, 2, 2]
+    theirs = forethought("evaluate", run, "--protocol", "lewm", *few[:6], "--offsets", 5)
+    assert theirs.code == 0, theirs.err
+    assert "2 starts and goals from the very episodes that were learned from" in theirs.out
+    (run / "model.zip").write_bytes((other / "model.zip").read_bytes())
+    assert "has changed since" in forethought("evaluate", run, *few).err
 
 
 @pytest.fixture
@@ -101,6 +140,8 @@ def test_options_for_goals_are_refused_for_agents(forethought, trained):
     outcome = forethought("evaluate", trained, "--offsets", 25)
     assert outcome.code == 2
     assert "--offsets is for world models that plan to goals" in outcome.err
+    assert "One run at a time" in forethought("evaluate", trained, trained).err
+    assert "'10,20' is not a whole number" in forethought("evaluate", trained, "--budget", "10,20").err
 
 
 def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):

@@ -39,6 +39,20 @@ def test_the_cross_entropy_method_travels_as_far_as_its_elites_allow() -> None:
         assert travelled[iteration] == pytest.approx(wanted, abs=0.03)
 
 
+def test_the_mean_is_returned_where_it_is_asked_for_though_samples_cost_less() -> None:
+    def cliff(actions: Tensor) -> Tensor:
+        return torch.where(actions.sum((2, 3)) < -1, 10.0, linear(actions))  # the lowest samples lie beside disaster
+
+    planner = make_planner("cem", LINE, 1, preset="lewm-paper", samples=50, iterations=2)
+    watched = Watched(cliff)
+    plan = planner.plan(watched, planner.initial_state(range(20)))
+    mean = watched.actions[-1][:, 0]
+    assert torch.equal(plan.actions, mean)
+    assert torch.equal(plan.cost, cliff(mean[:, None])[:, 0])
+    lowest = torch.stack([cliff(actions).amin(1) for actions in watched.actions]).amin(0)
+    assert (plan.cost > lowest).all()
+
+
 def test_elites_of_one_leave_no_spread_and_no_nan() -> None:
     travelled = means("cem", iterations=3, samples=50, elite_fraction=0.01)
     assert travelled[1] == pytest.approx(-2.25, abs=0.05)  # expected minimum of 49 normal samples
