@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from forethought.core.errors import EnvironmentFault, SettingsError
 from forethought.envs import make_env
-from forethought.envs import two_room_held_out as held_out
 from forethought.envs import two_room_map as rooms
 from forethought.envs.experts import EXPERTS
+from forethought.envs.held_out import ANY_GOAL
 from forethought.envs.tasks import portable_factory
 from forethought.envs.two_room import STEP, SUCCESS_DISTANCE, TwoRoomEnv
+from forethought.envs.two_room_held_out import HELD_OUT
 from forethought.envs.two_room_picture import AGENT, FLOOR, GOAL, WALL, draw
 
 coordinates = st.floats(rooms.LOW, rooms.HIGH)
@@ -32,7 +33,7 @@ directions = st.tuples(st.floats(-1, 1), st.floats(-1, 1))
 def test_the_map_is_as_hard_as_published() -> None:
     assert (rooms.SIZE, rooms.BORDER, rooms.RADIUS, STEP, SUCCESS_DISTANCE) == (224, 14, 7, 5, 16)
     assert (rooms.WALL_LEFT, rooms.WALL_RIGHT, rooms.DOOR_TOP, rooms.DOOR_BOTTOM) == (107, 117, 98, 126)
-    assert held_out.STEP_BUDGETS == {25: 50, 50: 100, 100: 200, held_out.ANY_GOAL: 200}
+    assert HELD_OUT.step_budgets == {25: 50, 50: 100, 100: 200, ANY_GOAL: 200}
 
 
 def overlaps_a_wall(x: float, y: float, slack: float) -> bool:
@@ -262,12 +263,12 @@ def test_it_is_a_function_of_its_seed() -> None:
 
 
 def test_what_is_held_out_is_what_is_committed() -> None:
-    assert held_out.document() == held_out.FILE.read_text(encoding="utf-8")
+    assert HELD_OUT.document() == HELD_OUT.file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("offset", [25, 50, 100, held_out.ANY_GOAL])
+@pytest.mark.parametrize("offset", [25, 50, 100, ANY_GOAL])
 def test_no_start_is_at_its_goal_and_what_was_left_out_is_told(offset: int) -> None:
-    pairs = held_out.held_out_pairs(offset)
+    pairs = HELD_OUT.pairs(offset)
     assert pairs.starts.shape == pairs.goals.shape == (200, 2)
     assert not TwoRoomEnv.is_success(pairs.starts, pairs.goals).any()
     assert all(rooms.is_free(*place) for place in np.concatenate([pairs.starts, pairs.goals]).tolist())
@@ -279,4 +280,4 @@ def test_no_start_is_at_its_goal_and_what_was_left_out_is_told(offset: int) -> N
 
 def test_an_offset_that_is_not_held_out_is_named() -> None:
     with pytest.raises(SettingsError, match="25, 50, 100, 0"):
-        held_out.held_out_pairs(30)
+        HELD_OUT.pairs(30)
