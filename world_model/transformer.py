@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from ..core.errors import SettingsError
 from ..core.settings import Range, Settings, Width
 from .state import LatentState, Past
-from .vision import Projector
+from .vision import Projector, attend
 
+KeysValues = tuple[Tensor, Tensor]
+"""Of a layer's attention, each (M, heads, T, dims)."""
 MODULATIONS = 6
 """Shift, scale and gate of the attention, and of the hidden layer."""
 MODULATED_NORM_EPS = 1e-6
@@ -141,10 +143,12 @@ class TransformerPredictor(nn.Module):
         """
         *lead, steps, dims = encoded_actions.shape
         state = state.map(lambda tensor: tensor.expand(*lead, *tensor.shape[len(lead) :]).flatten(0, len(lead) - 1))
+        encoded_actions = encoded_actions.reshape(-1, steps, dims)
+        remembered = _Remembered(self) if state.past is None and not self.training else None
         rollout, read = [], []
-        for encoded in encoded_actions.reshape(-1, steps, dims).unbind(1):
+        for encoded in encoded_actions.unbind(1):
             window = Past.of(state, encoded)
-            features = self._newest(window)
+            features = self._newest(window) if remembered is None else remembered.newest(window)
             after = self.projector(features)
             rollout.append(after)
             read.append(features)
@@ -174,6 +178,48 @@ class TransformerPredictor(nn.Module):
         return self.norm(last(tokens, condition, seen, newest))
 
 
+class _Remembered:
+    """Predicts step after step of one rollout, and computes nothing twice that stays as it was.
+
+    What an action does to the layers is the same wherever it stands in the window. As long as the window grows, the
+    steps in it keep their positions, so that what the layers made of them remains; once it slides, only the modulation
+    does.
+
+    Args:
+        predictor: in evaluation mode; the rollout begins without a past.
+    """
+
+    def __init__(self, predictor: TransformerPredictor) -> None:
+        self._predictor = predictor
+        self._modulations: list[list[Tensor]] = [[] for _ in predictor.layers]
+        self._keys_values: list[KeysValues | None] = [None] * len(predictor.layers)
+        self._steps = 0
+
+    def newest(self, window: Past) -> Tensor:
+        """Return the features (M, D) after the newest step of ``window``, which has grown by a step, or slid by one."""
+        predictor, self._steps = self._predictor, self._steps + 1
+        length = window.latents.shape[1]
+        slides = self._steps > length
+        tokens = window.latents + predictor.positions[:, :length]
+        condition = F.silu(window.actions[:, -1:])
+        if not slides:
+            tokens = tokens[:, -1:]
+        for index, layer in enumerate(predictor.layers):
+            assert isinstance(layer, TransformerLayer)
+            known = self._modulations[index]
+            known.append(layer.modulation(condition))
+            del known[:-length]
+            is_last = index == len(predictor.layers) - 1
+            if slides:
+                tokens, _ = layer.modulated(tokens, torch.cat(known, 1), newest=is_last)
+            else:
+                tokens, self._keys_values[index] = layer.modulated(
+                    tokens, known[-1], newest=True, earlier=self._keys_values[index]
+                )
+        features: Tensor = predictor.norm(tokens)[:, 0]
+        return features
+
+
 class TransformerLayer(nn.Module):
     """One layer: causal attention, then a two-layer network, each modulated and gated by the action."""
 
@@ -198,23 +244,53 @@ class TransformerLayer(nn.Module):
             seen: (M, 1, T, T), where a step (rows) sees another (columns); by default itself and those before it.
             newest: whether only the newest is asked for.
         """
-        shift, scale, gate, shift_h, scale_h, gate_h = self.modulation(condition).chunk(MODULATIONS, -1)
+        return self.modulated(tokens, self.modulation(condition), seen, newest)[0]
+
+    def modulated(
+        self,
+        tokens: Tensor,
+        modulation: Tensor,
+        seen: Tensor | None = None,
+        newest: bool = False,
+        earlier: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Return what :meth:`forward` does, and keys and values of all steps.
+
+        Args:
+            tokens: (M, T, width).
+            modulation: (M, T, 6 x width), made of the condition.
+            seen: see :meth:`forward`.
+            newest: see :meth:`forward`.
+            earlier: keys and values of steps before these, which are seen, too.
+        """
+        shift, scale, gate, shift_h, scale_h, gate_h = modulation.chunk(MODULATIONS, -1)
         normal = self.norm_attention(_modulated(tokens, shift, scale))
         if newest:
             tokens, gate, shift_h, scale_h, gate_h = (part[:, -1:] for part in (tokens, gate, shift_h, scale_h, gate_h))
-        tokens = tokens + gate * self.dropout(self._attended(normal, seen, newest))
+        attended, kept = self._attended(normal, seen, newest, earlier)
+        tokens = tokens + gate * self.dropout(attended)
         hidden = self.inner(self.norm_hidden(_modulated(tokens, shift_h, scale_h)))
-        return tokens + gate_h * self.dropout(self.outer(self.dropout(F.gelu(hidden))))
+        return tokens + gate_h * self.dropout(self.outer(self.dropout(F.gelu(hidden)))), kept
 
-    def _attended(self, tokens: Tensor, seen: Tensor | None, newest: bool) -> Tensor:
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def _attended(
+        self, tokens: Tensor, seen: Tensor | None, newest: bool, earlier: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        inner = self.qkv.out_features // 3
+        asking, weight = (tokens[:, -1:] if newest else tokens), self.qkv.weight
+        q = self._heads(F.linear(asking, weight[:inner]))
+        k, v = (self._heads(part) for part in F.linear(tokens, weight[inner:]).chunk(2, -1))
+        if earlier is not None:
+            k, v = torch.cat([earlier[0], k], 2), torch.cat([earlier[1], v], 2)
         if newest:  # it sees all that is not padding
-            q, seen = q[:, :, -1:], None if seen is None else seen[:, :, -1:]
+            seen = None if seen is None else seen[:, :, -1:]
         dropout = self.dropout.p if self.training else 0.0
-        causal = seen is None and not newest
-        attended = F.scaled_dot_product_attention(q, k, v, seen, dropout, causal)
-        projected: Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        return projected
+        found = attend(q, k, v, seen, dropout, causal=seen is None and not newest)
+        projected: Tensor = self.out(found.transpose(1, 2).flatten(2))
+        return projected, (k, v)
+
+    def _heads(self, values: Tensor) -> Tensor:
+        """Return (M, heads, T, dims) of values (M, T, heads x dims)."""
+        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
