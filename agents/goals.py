@@ -17,7 +17,7 @@ from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
 from ..envs import ActionCodec, ObservationCodec
 from ..planners import ActionSpec, make_planner
-from ..world_model import JEPA, ActionEncoder
+from ..world_model import JEPA, ActionEncoder, Precision
 from .controller import Controller, ControllerState
 from .objective import GoalForm, GoalObjective
 from .policy import PlanningPolicy
@@ -42,6 +42,8 @@ class GoalPlanningSettings(Settings):
     plan has ended should hurry: with the last one alone, arriving can be put off again and again."""
     distance: Literal["latent", "time"] = "latent"
     """What is between latents: their squared Euclidean distance, or the steps that were learned to lie between them."""
+    precision: Precision = "fp32"
+    """Arithmetic of the world model's predictions; bf16 is faster where the machine has units for it."""
     bounded: bool = True
     """Whether plans stay within the action space. Otherwise only what is executed is clipped to it, candidates are
     spread as the recorded actions are, and the model is asked of actions that it has never seen."""
@@ -96,7 +98,7 @@ class GoalPolicy(PlanningPolicy):
             spec = _unbounded(spec, model)
         planner = make_planner(s.planner, spec, s.horizon, preset=s.preset, budget=s.budget, **(own or {}))
         distance = time_to_goal if s.distance == "time" else None
-        objective = partial(GoalObjective, model, form=s.form, distance=distance)
+        objective = partial(GoalObjective, model, form=s.form, distance=distance, precision=s.precision)
         super().__init__(Controller(model, planner, objective, execute=s.execute), observations, actions, seed, 0.0)
 
     def initial_state(self, seeds: Sequence[int] | NDArray[np.int64], goals: Any | None = None) -> ControllerState:

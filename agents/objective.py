@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import SettingsError
-from ..world_model import JEPA, LatentState
+from ..world_model import JEPA, ComputeSettings, LatentState, Precision
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class GoalObjective:
         form: which distance counts: that after the last step, as in LeWorldModel (arXiv 2603.19312); the sum over all
             steps, which hurries; or the smallest, for goals that are nearer than a plan is long.
         distance: latents (..., D) and goals (..., D) to distances (...), if not the squared Euclidean one.
+        precision: of the model's arithmetic; distances are in fp32.
     """
 
     model: JEPA
@@ -86,6 +87,7 @@ class GoalObjective:
     goal: Tensor
     form: GoalForm = "last"
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if self.goal.shape != self.state.latents.shape:
@@ -96,8 +98,9 @@ class GoalObjective:
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
-        latents = self.model.imagine(self.state, actions).latents
-        goal = self.goal[:, None, None]
+        with ComputeSettings(self.precision).autocast(self.model.device):
+            latents = self.model.imagine(self.state, actions).latents
+        latents, goal = latents.float(), self.goal[:, None, None]
         if self.form == "last":
             latents = latents[:, :, -1:]
         if self.distance is None:

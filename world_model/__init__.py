@@ -1,6 +1,6 @@
 """World models: encode, predict, regularize and learn from clips. This room knows no environment and no planner."""
 
-from .compute import ComputeSettings, bf16_helps
+from .compute import ComputeSettings, Precision, bf16_helps
 from .heads import ContinueHead, TwoHotHead, symexp, symlog
 from .health import collapse_alarm, measure_health
 from .jepa import JEPA, JEPASettings, Losses
@@ -32,6 +32,7 @@ __all__ = [
     "Optimization",
     "OptimizationSettings",
     "ComputeSettings",
+    "Precision",
     "bf16_helps",
     "LatentState",
     "Past",

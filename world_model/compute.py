@@ -11,12 +11,14 @@ import torch
 
 from ..core.settings import Settings
 
+Precision = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class ComputeSettings(Settings):
     """How updates are computed; acting and planning are not touched."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the forward pass; bf16 is autocast, with losses and statistics in fp32."""
     compile: bool = False
     """Compile updates with torch.compile: faster, after a minute or two at the start. Resuming is then no longer exact

@@ -6,10 +6,14 @@ import json
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 
 from forethought.core.errors import SettingsError, UnknownNameError
+from forethought.envs import EpisodeStore
 from forethought.evaluations.environment_speed import EnvironmentSpeedSettings, environment_table, measure_environments
+from forethought.evaluations.loading_speed import LoadingSpeedSettings, measure_loading
+from forethought.evaluations.planning_speed import PlanningSpeedSettings, measure_planning
 from forethought.evaluations.speed import SpeedSettings, measure_speed
 
 
@@ -100,3 +104,35 @@ def test_environments_are_measured_beside_gymnasiums():
     assert all(row.wall_us.value > 0 and row.cpu_us.value > 0 for row in rows)
     assert "supervised, checked and coded" in environment_table(settings, rows).to_markdown()
     assert not multiprocessing.active_children()
+
+
+def test_plans_are_timed_beside_a_plain_search_that_predicts_the_same(tmp_path):
+    plans = []
+    settings = PlanningSpeedSettings("lewm-small", (1, 10_000), (1, 2), iterations=1, rounds=1)
+    table = measure_planning(settings, plans.append)
+    assert len(plans) == len(table.rows) == 2 * 5  # nothing has 10,000 cores
+    assert {(row.threads, row.environments) for row in table.rows} == {(1, 1), (1, 2)}
+    assert table.difference < 1e-4
+    assert 0.9 < table.cost_ratio < 1.1
+    plain, ours = table.rows[:2]
+    assert (plain.name, plain.ratio, ours.ratio) == ("plain", 1.0, plain.seconds / ours.seconds)
+    assert [row.ratio for row in table.rows[3:5]] == [None, None]  # another search
+    table.save(tmp_path / "planning.json")
+    assert len(json.loads((tmp_path / "planning.json").read_text())["rows"]) == 10
+    assert "of which 1 iterations were made" in " ".join(table.table().notes)
+
+
+def test_loading_is_timed_beside_learning(tmp_path):
+    store, rng = EpisodeStore(3, 1, folder=tmp_path / "store"), np.random.default_rng(0)
+    for _ in range(30):
+        seen = rng.normal(size=(40, 3)).astype(np.float32)
+        store.add_episode(seen, seen[1:, :1], np.zeros(39, np.float32), False, True)
+    store.flush()
+    rounds = []
+    speed = measure_loading(LoadingSpeedSettings(str(tmp_path / "store"), rounds=3), rounds.append)
+    assert rounds == [0, 1, 2, 3]
+    assert speed.loaded.value > 0
+    assert speed.consumed.value > 0
+    assert "Mean over 3 rounds" in " ".join(speed.table().notes)
+    speed.save(tmp_path / "loading.json")
+    assert json.loads((tmp_path / "loading.json").read_text())["batch"] == 128

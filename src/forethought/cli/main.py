@@ -25,7 +25,7 @@ COMMANDS = {
     "time-to-goal": "Learn how many steps lie between observations, for a pretrained world model.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
-    "speed": "Measure what a step costs: of agents in training, or of environments in processes.",
+    "speed": "Measure what a step costs, of agents or environments; what a plan costs; how fast clips load.",
     "list": "List planners, agents, tasks and benchmarks, each explained in a line.",
     "doctor": "Tell what works here, what is missing, and whether an environment is sound.",
     "demo": "Train two agents on a MuJoCo task and show what they learned.",

@@ -1,9 +1,9 @@
-"""``forethought speed``: what a step costs, of several agents in training or of environments in processes."""
+"""``forethought speed``: what a step costs, of agents in training or environments in processes; a plan; a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,12 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from ..core.errors import SettingsError
 from ..core.settings import field_names
 from ..evaluations.environment_speed import EnvironmentSpeedSettings, environment_table, measure_environments
-from ..evaluations.speed import SpeedSettings, measure_speed
+from ..evaluations.loading_speed import LoadingSpeed, LoadingSpeedSettings, measure_loading
+from ..evaluations.planning_speed import PlanningSpeedSettings, PlanningSpeedTable, measure_planning
+from ..evaluations.speed import SpeedSettings, SpeedTable, measure_speed
 from .console import console, is_live, print_table
 from .options import parse
 
@@ -22,7 +25,9 @@ from .options import parse
 class SpeedOptions(SpeedSettings):
     """Measure CPU and wall time per environment step of training, of agents that learn in turns on this machine.
 
-    Or of environments in processes of their own, beside Gymnasium's asynchronous vector.
+    Or of environments in processes of their own, beside Gymnasium's asynchronous vector (--environments). Also:
+    forethought speed planning, how long a plan takes in a LeWorldModel; forethought speed loading STORE, how many clips
+    a store gives in a second, and how many pretraining takes.
     """
 
     task: Positional[str] = "HalfCheetah-v5"
@@ -33,24 +38,74 @@ class SpeedOptions(SpeedSettings):
     """File to which the figures are written, with versions and settings."""
 
 
+@dataclass(frozen=True)
+class PlanningSpeedOptions(PlanningSpeedSettings):
+    """Measure how long a plan takes in a LeWorldModel of random weights, beside a plain implementation.
+
+    Everything in it takes the same time as with trained weights. With the defaults it takes some 15 minutes.
+    """
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """File to which the figures are written, with versions and settings."""
+
+
+@dataclass(frozen=True)
+class LoadingSpeedOptions(LoadingSpeedSettings):
+    """Measure how many clips per second a store gives, and how many pretraining takes from it."""
+
+    store: Annotated[Positional[str], tyro.conf.arg(metavar="STORE")] = ""
+    """Folder of the store (forethought collect makes one)."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """File to which the figures are written, with versions and settings."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Measure and print."""
+    if arguments and arguments[0] in _OTHERS:
+        return _OTHERS[arguments[0]](arguments[1:])
     options = parse(SpeedOptions, "speed", arguments)
     if options.environments is not None:
         environments = EnvironmentSpeedSettings(options.task, options.environments)
         print_table(environment_table(environments, measure_environments(environments)))
         return 0
     settings = SpeedSettings(**{name: getattr(options, name) for name in field_names(SpeedSettings)})
+    with _status() as show:
+        measured = measure_speed(settings, lambda made: show(f"{made} of {settings.rounds} rounds are made."))
+    return _tell(measured, options.out)
+
+
+def _planning(arguments: Sequence[str]) -> int:
+    options = parse(PlanningSpeedOptions, "speed planning", arguments)
+    shared = {name: getattr(options, name) for name in field_names(PlanningSpeedSettings)}
+    with _status() as show:
+        measured = measure_planning(PlanningSpeedSettings(**shared), show)
+    return _tell(measured, options.out)
+
+
+def _loading(arguments: Sequence[str]) -> int:
+    options = parse(LoadingSpeedOptions, "speed loading", arguments)
+    if not options.store:
+        raise SettingsError("Which store? Such as: forethought speed loading data/two-room.")
+    settings = LoadingSpeedSettings(**{name: getattr(options, name) for name in field_names(LoadingSpeedSettings)})
+    with _status() as show:
+        measured = measure_loading(settings, lambda made: show(f"{made} of {settings.rounds} rounds are made."))
+    return _tell(measured, options.out)
+
+
+_OTHERS = {"planning": _planning, "loading": _loading}
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a line on the terminal, if there is one."""
     target = console(stderr=True)
     with target.status("Getting ready ...") if is_live(target) else nullcontext() as status:
+        yield status.update if status else lambda line: None
 
-        def show(made: int) -> None:
-            if status:
-                status.update(f"{made} of {settings.rounds} rounds are made.")
 
-        measured = measure_speed(settings, show)
+def _tell(measured: SpeedTable | PlanningSpeedTable | LoadingSpeed, out: Path | None) -> int:
     print_table(measured.table())
-    if options.out:
-        measured.save(options.out)
-        print(f"The figures are in {options.out}.")
+    if out:
+        measured.save(out)
+        print(f"The figures are in {out}.")
     return 0
