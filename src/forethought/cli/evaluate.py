@@ -74,7 +74,9 @@ class EvaluateOptions(Settings):
 def run(arguments: Sequence[str]) -> int:
     """Evaluate."""
     options = parse(EvaluateOptions, "evaluate", arguments)
-    if options.run and _is_pretrained(options.run[0]):
+    if not options.run:
+        raise SettingsError("Which run? Such as: forethought evaluate runs/HalfCheetah-v5-jepa-0.")
+    if _is_pretrained(options.run[0]):
         from .goal_evaluation import evaluate_goals
 
         return evaluate_goals(options)

@@ -22,6 +22,7 @@ COMMANDS = {
     "collect": "Record episodes of a task, to learn a world model from.",
     "import": "Fill a store with recorded episodes of others: HDF5, Minari or Lance.",
     "pretrain": "Learn a world model from recorded episodes, without acting.",
+    "adopt": "Take up the released weights of a LeWorldModel as a run.",
     "time-to-goal": "Learn how many steps lie between observations, for a pretrained world model.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..agents.time_to_goal import TimeToGoalSettings
+from ..core.errors import SettingsError
 from ..core.settings import field_names
 from .options import parse
 from .progress import TrainingProgress
@@ -34,6 +35,8 @@ def run(arguments: Sequence[str]) -> int:
     import time
 
     options = parse(TimeToGoalOptions, "time-to-goal", arguments)
+    if options.run == Path():
+        raise SettingsError("Which run? Such as: forethought time-to-goal runs/two-room-pretrained-0.")
     settings = TimeToGoalSettings(**{name: getattr(options, name) for name in field_names(TimeToGoalSettings)})
     from ..evaluations.settings import Progress
     from ..evaluations.time_to_goal import add_time_to_goal
