@@ -163,6 +163,7 @@ def evaluate_goal_planners(
     on_row: Callable[[GoalRow], None] | None = None,
     pairs_of: Callable[[int], GoalPairs] | None = None,
     protocol: str = "held-out starts and goals",
+    video: str | Path | None = None,
 ) -> GoalTable:
     """Let world models plan to goals, beside doing nothing and chance.
 
@@ -177,6 +178,7 @@ def evaluate_goal_planners(
         on_row: called with each row as it is known.
         pairs_of: starts and goals of an offset, if not the task's held-out ones.
         protocol: where they come from, in words for the table.
+        video: file for a film of the first goal that the first world model seeks, the first way.
 
     Raises:
         UnknownNameError: a planner that does not exist, or a task that has no goals.
@@ -207,7 +209,10 @@ def evaluate_goal_planners(
         for name, floor in FLOORS.items():
             add(GoalRow(name, offset, [evaluate_goals(floor(spaces[1]), task, pairs, seed, env_kwargs)]))
         for way, seekers in zip(ways, policies, strict=True):
-            results = [evaluate_goals(seeker, task, pairs, seed, env_kwargs) for seeker in seekers]
+            results = []
+            for seeker in seekers:
+                results.append(evaluate_goals(seeker, task, pairs, seed, env_kwargs, video))
+                video = None
             effort = seekers[0].planner.budget + 2 * seekers[0].planner.gradients
             add(GoalRow(way.name, offset, results, way.planning, effort))
     return GoalTable(task, [world.name for world in models], rows, seed, protocol)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from ..core.errors import EnvironmentFault
 from ..core.seeding import derive_seed, numpy_generator
-from ..envs import ActionCodec, make_env
+from ..envs import ActionCodec
 from ..envs.goals import GoalPairs
 from .episodes import stack_observations
-from .stage import isolated_generators
+from .stage import Stage, isolated_generators
 from .statistics import Estimate, estimate, mean
 
 
@@ -40,12 +41,14 @@ class GoalEvaluation:
         steps: (E,) environment steps until then, or all that there were.
         decision_ms: wall time that deciding took per environment step, in milliseconds.
         excluded: pairs that were left out beforehand, because their start was at the goal already.
+        video: the film that was written, if any.
     """
 
     success: NDArray[np.bool_]
     steps: NDArray[np.int64]
     decision_ms: float
     excluded: int
+    video: Path | None = None
 
     def interval(self, seed: int = 0) -> Estimate:
         """Return the share of goals reached with its 95 % bootstrap interval between episodes."""
@@ -72,7 +75,12 @@ class GoalEvaluation:
 
 
 def evaluate_goals(
-    seeker: GoalSeeker, task: str, pairs: GoalPairs, seed: int = 0, env_kwargs: Mapping[str, Any] | None = None
+    seeker: GoalSeeker,
+    task: str,
+    pairs: GoalPairs,
+    seed: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    video: str | Path | None = None,
 ) -> GoalEvaluation:
     """Play one episode from each start to its goal, all at the same time, and count those that get there.
 
@@ -82,11 +90,14 @@ def evaluate_goals(
         pairs: starts and goals, and the steps that there are for them.
         seed: of the seeker's chance.
         env_kwargs: arguments of the environment.
+        video: file for a film of the first episode; see :class:`~.video.VideoRecorder`.
 
     Raises:
         EnvironmentFault: the task cannot show goals or be started in a given state, or fails.
     """
-    envs = [make_env(task, **{"max_episode_steps": None, **(env_kwargs or {})}) for _ in range(len(pairs))]
+    stage = Stage(task, {"max_episode_steps": None, **(env_kwargs or {})}, None, None)
+    first, recorder = (stage.make(), None) if video is None else stage.filmed(str(video))
+    envs = [first, *(stage.make() for _ in range(len(pairs) - 1))]
     if not hasattr(envs[0].unwrapped, "observe"):
         raise EnvironmentFault(f"{task} is no goal task: it cannot show what is seen in a state.")
     success, steps = np.zeros(len(pairs), bool), np.full(len(pairs), pairs.step_budget)
@@ -99,21 +110,26 @@ def evaluate_goals(
         ]
         state = seeker.initial_state([derive_seed(seed, "seeking", index) for index in range(len(pairs))], goals)
         running, begun = np.arange(len(pairs)), np.ones(len(pairs), bool)
+        if recorder is not None:
+            recorder.capture(first)
         for step in range(1, pairs.step_budget + 1):
             began = time.perf_counter()
             actions, state = seeker.predict(stack_observations(observations), state, begun, True)
             seconds, decisions = seconds + time.perf_counter() - began, decisions + len(running)
             outcomes = [envs[index].step(action) for index, action in zip(running, actions, strict=True)]
             reached = np.array([bool(info["is_success"]) for *_, info in outcomes])
+            if recorder is not None and running[0] == 0:
+                recorder.capture(first)
             success[running[reached]], steps[running[reached]] = True, step
             kept = np.flatnonzero(~reached)
             if not len(kept):
                 break
             observations, running = [outcomes[index][0] for index in kept], running[kept]
             state, begun = state.select(kept), np.zeros(len(kept), bool)
+    film = None if recorder is None else recorder.close()
     for env in envs:
         env.close()
-    return GoalEvaluation(success, steps, 1000 * seconds / max(1, decisions), pairs.excluded)
+    return GoalEvaluation(success, steps, 1000 * seconds / max(1, decisions), pairs.excluded, film)
 
 
 class Idle:

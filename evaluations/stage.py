@@ -55,7 +55,7 @@ class Stage:
         try:
             for index in indices:
                 filmed = video is not None and index == indices[0]
-                env, recorder = self._filmed(str(video)) if filmed else (self._make(self._render), None)
+                env, recorder = self.filmed(str(video)) if filmed else (self.make(self._render), None)
                 # 31 bits, because some environments hand the seed to generators that take no more
                 world, acting = derive_seed(seed, "evaluation", index) % 2**31, derive_seed(seed, "acting", index)
                 episodes.append(Episode(env, world, acting, self._limit(env), recorder))
@@ -67,7 +67,8 @@ class Stage:
         if episodes[0].recorder is not None:
             self.recorded = episodes[0].recorder.close()
 
-    def _make(self, render_mode: str | None) -> gym.Env[Any, Any]:
+    def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Return an environment."""
         if isinstance(self._env, gym.Env):
             return self._env
         if isinstance(self._env, str):
@@ -76,12 +77,13 @@ class Stage:
             return self._env(render_mode=render_mode, **self._kwargs)
         return self._env(**self._kwargs)
 
-    def _filmed(self, video: str) -> tuple[gym.Env[Any, Any], VideoRecorder | None]:
+    def filmed(self, video: str) -> tuple[gym.Env[Any, Any], VideoRecorder | None]:
+        """Return an environment and what films it; where that cannot be, nothing in its place, after a warning."""
         try:
-            env = self._make("rgb_array")
+            env = self.make("rgb_array")
         except EnvironmentFault as error:
             warnings.warn(f"No video: {error}", stacklevel=5)
-            return self._make(self._render), None
+            return self.make(self._render), None
         if env.render_mode != "rgb_array":
             warnings.warn(
                 f"No video: the environment's render mode is {env.render_mode!r}, and 'rgb_array' is needed; "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 TINY = [
     *("--updates", 6, "--checkpoints", 2, "--batch-size", 4, "--model.latent-dims", 8, "--model.directions", 8),
@@ -80,7 +81,7 @@ def test_plans_to_goals_are_compared_and_mistakes_named(forethought, run):
         (("--distance", "tme"), "distance"),
         (("--distance", "time"), "knows no time to goal yet; learn it: forethought time-to-goal"),
         (("--task", "Pendulum-v1"), "Unknown goal task"),
-        (("--video", "film.mp4"), "not for world models"),
+        (("--render", "human"), "not for world models"),
     ):
         refused = forethought("evaluate", run, *arguments)
         assert refused.code == 2
@@ -100,8 +101,13 @@ def test_the_time_to_goal_is_learned_for_a_run_and_several_runs_are_judged_toget
     assert goals.code == 0, goals.err
     assert [row[:2] for row in cells(goals.out)[2:]] == [["cem", "latent, sum"], ["cem", "time, sum"]]
     assert "by 2 world models" in goals.out
+    assert "The film is in" not in goals.out
     assert [len(row["results"]) for row in json.loads((run / "goals.json").read_text())["rows"]] == [1, 1, 2, 2]
-    theirs = forethought("evaluate", run, "--protocol", "lewm", *few[:6], "--offsets", 5)
+    filmed = ("--protocol", "lewm", "--offsets", 5, "--video", tmp_path / "goal.gif")
+    theirs = forethought("evaluate", run, *few[:6], *filmed)
+    assert f"The film is in {tmp_path / 'goal.gif'}." in theirs.out
+    with Image.open(tmp_path / "goal.gif") as film:
+        assert film.n_frames > 2
     assert theirs.code == 0, theirs.err
     assert "2 starts and goals from the very episodes that were learned from" in theirs.out
     (run / "model.zip").write_bytes((other / "model.zip").read_bytes())

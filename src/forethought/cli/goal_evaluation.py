@@ -28,13 +28,13 @@ def evaluate_goals(options: EvaluateOptions) -> int:
     from ..evaluations.goal_table import evaluate_goal_planners
     from ..evaluations.pretraining import pretrain_settings_of
 
-    for name in ("video", "render"):
-        if getattr(options, name) is not None:
-            raise SettingsError(f"--{name} is not for world models that plan to goals yet.")
+    if options.render is not None:
+        raise SettingsError("--render is not for world models that plan to goals; film one with --video goals.gif.")
     torch.set_num_threads(1)
     ways = _ways(options)
     models, task, env_kwargs = _models(options, any(way.planning.distance == "time" for way in ways))
-    how: dict[str, Any] = {"offsets": options.offsets, "episodes": options.episodes, "seed": options.seed or 0}
+    how: dict[str, Any] = {"video": options.video}
+    how |= {"offsets": options.offsets, "episodes": options.episodes, "seed": options.seed or 0}
     if options.protocol == "lewm":
         store = EpisodeStore.open(pretrain_settings_of(Run.open(options.run[0])).store)
         seed = AUTHORS_SEED if options.seed is None else options.seed
@@ -51,6 +51,9 @@ def evaluate_goals(options: EvaluateOptions) -> int:
     table = evaluate_goal_planners(models, task, ways, env_kwargs=env_kwargs, on_row=tell, **how)
     print_table(table.table())
     table.save(options.run[0] / "goals.json")
+    film = next((result.video for row in table.rows for result in row.results if result.video), None)
+    if film is not None:
+        print(f"The film is in {film}.")
     return 0
 
 
