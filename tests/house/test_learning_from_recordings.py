@@ -107,7 +107,7 @@ def test_the_time_to_goal_is_learned_for_a_run_and_several_runs_are_judged_toget
     theirs = forethought("evaluate", run, *few[:6], *filmed)
     assert f"The film is in {tmp_path / 'goal.gif'}." in theirs.out
     with Image.open(tmp_path / "goal.gif") as film:
-        assert film.n_frames > 2
+        assert film.n_frames >= 2  # the start, and where the first step led
     assert theirs.code == 0, theirs.err
     assert "2 starts and goals from the very episodes that were learned from" in theirs.out
     (run / "model.zip").write_bytes((other / "model.zip").read_bytes())
