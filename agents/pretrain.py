@@ -49,7 +49,7 @@ class PretrainingSettings(Settings):
     """How it is optimised."""
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     """How its updates are computed."""
-    updates: Annotated[int, Range(ge=1)] = 10_000
+    updates: Annotated[int, Range(ge=1, le=10**9)] = 10_000
     """Updates in all; the learning rate falls to zero over them, along a cosine."""
     warm_up: Annotated[float, Range(ge=0, lt=1)] = 0.01
     """Share of the updates over which the learning rate rises to its full height."""
@@ -119,7 +119,8 @@ class Pretraining:
         if min(len(self._starts), len(self._held_out)) < 2:
             raise SettingsError(
                 f"Too few clips of {s.model.unroll} x {s.model.block} steps: {len(self._starts)} to learn from and "
-                f"{len(self._held_out)} held out, in {store.episodes} episodes, {self.short} of them shorter than that."
+                f"{len(self._held_out)} held out (held_out = {s.held_out:g}), in {store.episodes} episodes, {self.short} "
+                "of them shorter than that."
             )
         self._take_statistics(self.learned)
 

@@ -31,7 +31,7 @@ class TimeToGoalSettings(Settings):
     """What learns."""
     learner: OptimizationSettings = field(default_factory=lambda: OptimizationSettings(learning_rate=1e-3))
     """How it is optimised; the learning rate falls to zero along a cosine."""
-    updates: Annotated[int, Range(ge=1)] = 3000
+    updates: Annotated[int, Range(ge=1, le=10**9)] = 3000
     """Updates in all."""
     batch_size: Annotated[int, Range(ge=2, le=1_000_000)] = 512
     """Pairs per update."""

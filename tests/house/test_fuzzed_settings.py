@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
 import types
@@ -21,13 +22,16 @@ from hypothesis import strategies as st
 
 from forethought import JEPAAgent
 from forethought.agents import JEPAAgentSettings, PlanningSettings
+from forethought.agents.pretrain import Pretraining, PretrainingSettings
 from forethought.cli.train import read_options
 from forethought.core.errors import ForethoughtError, SettingsError, UnknownNameError
 from forethought.core.settings import Range, Settings
+from forethought.envs import EpisodeStore
 from forethought.evaluations import CompareSettings, TrainSettings, train
 from forethought.evaluations.jobs import folder_of
 from forethought.planners import ActionSpec, available_planners, make_planner, planner_class
 from forethought.planners.instruments import Bowl
+from forethought.world_model import LEWM_SMALL, TransformerSettings, VisionSettings
 
 HUGE, TINY = 2**70, 1e-300
 WILD = st.sampled_from(
@@ -196,6 +200,48 @@ def test_any_settings_of_a_planner_plan_or_are_refused_by_name(name, data):
     else:
         assert plan.actions.isfinite().all()
         assert not plan.failed.any()
+
+
+TINY_VISION = {
+    "image_size": 16,
+    "patch_size": 8,
+    "width": 8,
+    "depth": 1,
+    "heads": 2,
+    "hidden": 8,
+    "projector_hidden": 8,
+}
+TINY_TRANSFORMER = {"history": 3, "depth": 1, "heads": 2, "head_dims": 4, "hidden": 8, "projector_hidden": 8}
+
+
+@functools.cache
+def pictures() -> EpisodeStore:
+    """Return a store of a few episodes of noise."""
+    store, rng = EpisodeStore((16, 16, 3), 1), np.random.default_rng(0)
+    for _ in range(4):
+        seen = rng.integers(0, 256, (25, 16, 16, 3), dtype=np.uint8)
+        store.add_episode(seen, rng.uniform(-1, 1, (24, 1)).astype(np.float32), np.zeros(24, np.float32), False, True)
+    return store
+
+
+@repeatably(50)
+@given(
+    trees(VisionSettings, anything),
+    trees(TransformerSettings, anything),
+    trees(PretrainingSettings, anything).map(lambda tree: {name: tree[name] for name in tree if name != "model"}),
+)
+def test_any_settings_of_a_pretraining_learn_or_are_refused_by_name(vision, transformer, others):
+    model = {"vision": TINY_VISION | vision, "transformer": TINY_TRANSFORMER | transformer}
+    tiny = LEWM_SMALL.replace(latent_dims=8, directions=4, block=2).to_dict() | model
+    try:
+        training = Pretraining(pictures(), PretrainingSettings.from_dict({"batch_size": 4, "model": tiny} | others))
+        for _ in range(2):
+            training.learn()
+        health = training.health()
+    except ForethoughtError as error:
+        check_refusal(error, vision, transformer, others)
+    else:
+        assert all(np.isfinite(value) for value in health.values())
 
 
 @repeatably(60)

@@ -9,6 +9,7 @@ import shlex
 
 import pytest
 
+from forethought.cli import speed
 from forethought.cli.main import COMMANDS
 from forethought.cli.options import parse
 from forethought.cli.pretrain import PretrainCommand
@@ -35,9 +36,12 @@ def test_every_command_exists_with_its_options(command):
         read_options(options)
     elif name == "pretrain":  # what else is an option depends on the store
         parse(PretrainCommand, name, options)
+    elif name == "speed" and options[0] in ("planning", "loading"):
+        parse(getattr(speed, f"{options[0].title()}SpeedOptions"), name, options[1:])
     else:
-        module = importlib.import_module(f"forethought.cli.{name}")
-        parse(getattr(module, f"{name.title()}Options"), name, options)
+        module = importlib.import_module(f"forethought.cli.{name.replace('-', '_')}")
+        title = "".join(part.title() for part in name.split("-"))
+        parse(getattr(module, f"{title}Options"), name, options)
 
 
 def test_every_file_that_it_links_to_exists():

@@ -151,7 +151,10 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(hint, type):  # Any
         return value
     if issubclass(hint, Settings) and isinstance(value, Mapping):
-        return hint.from_dict(value)
+        try:
+            return hint.from_dict(value)
+        except _WrongType as error:  # of a field inside: that the mapping stands for these settings is plain
+            raise SettingsError(str(error)) from error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1023 else math.inf
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
