@@ -119,8 +119,8 @@ class Pretraining:
         if min(len(self._starts), len(self._held_out)) < 2:
             raise SettingsError(
                 f"Too few clips of {s.model.unroll} x {s.model.block} steps: {len(self._starts)} to learn from and "
-                f"{len(self._held_out)} held out (held_out = {s.held_out:g}), in {store.episodes} episodes, {self.short} "
-                "of them shorter than that."
+                f"{len(self._held_out)} held out, with held_out = {s.held_out:g}; of {store.episodes} episodes, "
+                f"{self.short} are shorter than that."
             )
         self._take_statistics(self.learned)
 
