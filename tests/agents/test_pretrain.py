@@ -136,9 +136,9 @@ def test_vectors_are_learned_from_too() -> None:
 
 
 def test_too_little_experience_is_refused_with_the_numbers() -> None:
-    with pytest.raises(SettingsError, match=r"clips of 3 x 2 steps: .* in 3 episodes, 2 of them shorter"):
+    with pytest.raises(SettingsError, match=r"clips of 3 x 2 steps: .*of 3 episodes, 2 are shorter"):
         pretraining(recorded((5, 9, 2)))
-    with pytest.raises(SettingsError, match="0 to learn from and 0 held out, in 0 episodes"):
+    with pytest.raises(SettingsError, match=r"0 to learn from and 0 held out, with held_out = 0\.05; of 0 episodes"):
         pretraining(EpisodeStore((8, 8, 3), 2))
 
 

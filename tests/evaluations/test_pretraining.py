@@ -156,7 +156,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path, settings: Pretr
         (settings.replace(model="state"), SettingsError, "takes vectors"),
         (settings.replace(training={"updats": 3}), SettingsError, "updats"),
         (settings.replace(training={"model": {"unroll": 60}}), SettingsError, "unroll = 60"),
-        (settings.replace(training={**TRAINING, "model": {**MODEL, "block": 14}}), SettingsError, "8 of them shorter"),
+        (settings.replace(training={**TRAINING, "model": {**MODEL, "block": 14}}), SettingsError, "8 are shorter"),
     ]
     for asked, error, said in wrong:
         with pytest.raises(error, match=said):
