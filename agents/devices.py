@@ -8,16 +8,17 @@ from contextlib import contextmanager
 import torch
 
 from ..core.errors import OutOfMemoryError, SettingsError
+from ..core.parallel import ALONE, Ranks
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is a GPU where there is one.
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """Return the device called ``name``; "auto" is a GPU where there is one for every rank of this machine.
 
     Raises:
         SettingsError: for a name that torch does not know, and for a GPU that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and ranks.own_gpus else "cpu")
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -26,6 +27,11 @@ def choose_device(name: str) -> torch.device:
         raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device={name!r} was asked for and this machine has none that torch can use: try 'auto'.")
+    if device.type == "cuda" and not ranks.own_gpus:
+        raise SettingsError(
+            f"This machine has {torch.cuda.device_count()} GPUs, and more processes that learn together: start one per "
+            "GPU, or ask for device='cpu'."
+        )
     return device
 
 

@@ -15,6 +15,7 @@ import torch
 
 from ..core.checkpoints import Checkpoint
 from ..core.errors import CheckpointError, DivergedError, SettingsError
+from ..core.parallel import ALONE, Ranks
 from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..core.settings import Range, Settings
 from ..core.trees import flatten_tree, unflatten_tree
@@ -93,6 +94,8 @@ class Pretraining:
         settings: see :class:`PretrainingSettings`.
         seed: of everything random.
         device: where to compute: auto, cpu or cuda.
+        ranks: the processes that learn together, from :func:`~forethought.core.parallel.joined`; all make and restore
+            their own, alike. By default this one alone.
 
     Attributes:
         model: what learns.
@@ -100,19 +103,26 @@ class Pretraining:
         short: episodes from which no clip can be cut, because they are shorter than one.
 
     Raises:
-        SettingsError: if too few episodes are long enough for a clip.
+        SettingsError: if too few episodes are long enough for a clip, a batch does not divide among the ranks, or
+            they see different stores.
+        LostRankError: another rank has failed, or is gone.
     """
 
     def __init__(
-        self, store: EpisodeStore, settings: PretrainingSettings | None = None, seed: int = 0, device: str = "auto"
+        self,
+        store: EpisodeStore,
+        settings: PretrainingSettings | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
         s = self.settings = settings or PretrainingSettings()
-        self.store, self.seed, self.device = store, seed, choose_device(device)
+        self.store, self.seed, self.device, self.ranks = store, seed, choose_device(device, ranks), ranks
         action_dims = store.action_dims * s.model.block
         with memory_explained("the world model", "model.hidden"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(seed, "weights"))
             self.model = JEPA(store.observation_shape, action_dims, s.model).to(self.device)
-        self.learner = Learner(self.model, s.learner, s.compute, derive_seed(seed, "learner"))
+        self.learner = Learner(self.model, s.learner, s.compute, derive_seed(seed, "learner"), ranks)
         self.learned, held_out = self._split()
         self._starts = store.starts(self.model.clip_spec, self.learned)
         self._held_out = store.starts(self.model.clip_spec, held_out)
@@ -122,12 +132,24 @@ class Pretraining:
                 f"{len(self._held_out)} held out, with held_out = {s.held_out:g}; of {store.episodes} episodes, "
                 f"{self.short} are shorter than that."
             )
+        self._batch_size = min(s.batch_size, len(self._starts))
+        if self._batch_size % ranks.count:
+            raise SettingsError(
+                f"A batch of {self._batch_size:,} clips does not divide among {ranks.count} processes: set batch_size "
+                f"to a multiple of {ranks.count}, at most the {len(self._starts):,} clips to learn from."
+            )
         self._take_statistics(self.learned)
+        self._align()
 
     @property
     def updates(self) -> int:
         """Updates so far."""
         return self.learner.optimization.updates
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates were taken."""
+        return self.updates >= self.settings.updates
 
     @property
     def learning_rate(self) -> float:
@@ -138,6 +160,17 @@ class Pretraining:
     def held_out_clips(self) -> int:
         """Clips on which :meth:`health` is measured."""
         return min(HELD_OUT_CLIPS, len(self._held_out))
+
+    def _align(self) -> None:
+        """Let all ranks go on from the weights and statistics of the first."""
+        if not self.ranks.agree(len(self._starts), len(self._held_out), self.updates):
+            raise SettingsError(
+                "The processes that learn together see different stores or checkpoints: give them the same folders."
+            )
+        if self.ranks.count > 1:
+            state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.ranks.copy_first(state.values())
+            self.model.load_state_dict(state)
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the episodes to learn from and of those held out, among those that are long enough."""
@@ -162,7 +195,7 @@ class Pretraining:
             encoder.normalize(actions.mean(0).float(), actions.std(0, unbiased=False).float())
 
     def learn(self) -> dict[str, torch.Tensor]:
-        """Take one update, and return its losses.
+        """Take one update, and return its losses, which are the same on every rank.
 
         Raises:
             DivergedError: a loss or gradient was not finite.
@@ -170,7 +203,8 @@ class Pretraining:
         optimization = self.learner.optimization
         optimization.pace(self.settings.pace(self.updates))
         with memory_explained("an update", f"batch_size, which is {self.settings.batch_size:,}"):
-            clip = self.store.cut(self._batch(self.updates), self.model.clip_spec).to(self.device)
+            starts = self.ranks.share(self._batch(self.updates))
+            clip = self.store.cut(starts, self.model.clip_spec).to(self.device)
             losses = self.learner.update(clip)
         if optimization.skipped:
             raise DivergedError(
@@ -180,8 +214,8 @@ class Pretraining:
         return losses.metrics()
 
     def _batch(self, update: int) -> np.ndarray:
-        """Return where the clips of ``update`` begin: a function of seed and update alone."""
-        size, clips = min(self.settings.batch_size, len(self._starts)), len(self._starts)
+        """Return where the clips of ``update`` begin, for all ranks: a function of seed and update alone."""
+        size, clips = self._batch_size, len(self._starts)
         batches = clips // size  # the clips that are left over are others in every epoch
         epoch, index = divmod(update, batches)
         if getattr(self, "_epoch", None) != epoch:
@@ -204,7 +238,7 @@ class Pretraining:
         return Checkpoint({"pretraining": document, "learner": optimization}, copies)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from :meth:`checkpoint`'s output.
+        """Go on from :meth:`checkpoint`'s output, whatever the number of ranks then was.
 
         Raises:
             CheckpointError: it is of another model, or damaged.
@@ -215,3 +249,4 @@ class Pretraining:
             self.learner.optimization.load_state(state)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"The checkpoint does not fit this model: {error}.") from error
+        self._align()

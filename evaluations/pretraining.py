@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 from ..agents.pretrain import Pretraining, PretrainingSettings
 from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError, WriteError
-from ..core.runs import Run
+from ..core.parallel import ALONE, Ranks
+from ..core.runs import Run, Status
 from ..core.settings import Range, Settings
 from ..envs import EpisodeStore
 from ..world_model import JEPA, collapse_alarm, load_model, save_model
@@ -65,6 +68,7 @@ def pretrain(
     settings: PretrainSettings,
     folder: str | os.PathLike[str],
     on_progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Learn a world model from the start.
 
@@ -75,22 +79,33 @@ def pretrain(
         settings: what to learn from, and how.
         folder: run folder to make; see :class:`~forethought.core.runs.Run`.
         on_progress: called about twice a second.
+        ranks: the processes that learn together, from :func:`~forethought.core.parallel.joined`, each of which calls
+            this alike; the first alone measures, reports and writes. A signal to one of them stops all.
 
     Raises:
         ForethoughtError: for a store, preset or setting that does not exist or does not fit, and a folder that holds
             a run already.
     """
     with limited_threads(settings.threads):
-        training = begin_training(settings)  # before the folder: what was misspelt leaves nothing behind
+        training = begin_training(settings, ranks)  # before the folder: what was misspelt leaves nothing behind
+        if ranks.rank:
+            return _follow(training, Path(folder))
         config = {**settings.to_dict(), "training": training.settings.to_dict()}
         with Run.create(folder, config, KIND) as run:
             return _Session(run, settings, training, on_progress).go()
 
 
 def resume_pretraining(
-    folder: str | os.PathLike[str], on_progress: Callable[[Progress], None] | None = None
+    folder: str | os.PathLike[str],
+    on_progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
-    """Continue an interrupted run from its newest checkpoint, bit for bit on the CPU.
+    """Continue an interrupted run from its newest checkpoint, bit for bit on the CPU if with as many processes.
+
+    Args:
+        folder: of the run.
+        on_progress: as for :func:`pretrain`.
+        ranks: likewise; they need not be as many as before.
 
     Raises:
         RunFolderError: no such run, or one that is finished or in use.
@@ -101,7 +116,10 @@ def resume_pretraining(
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its updates.")
     with limited_threads(settings.threads):
-        training = begin_training(settings)
+        training = begin_training(settings, ranks)
+        if ranks.rank:
+            training.restore(run.latest_checkpoint())
+            return _follow(training, run.folder)
         with run:
             return _Session(run, settings, training, on_progress, run.latest_checkpoint()).go()
 
@@ -132,7 +150,7 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any
     return load_model(path)
 
 
-def begin_training(settings: PretrainSettings) -> Pretraining:
+def begin_training(settings: PretrainSettings, ranks: Ranks = ALONE) -> Pretraining:
     """Return the training that ``settings`` ask for, before its first update.
 
     Raises:
@@ -140,9 +158,8 @@ def begin_training(settings: PretrainSettings) -> Pretraining:
     """
     store = EpisodeStore.open(settings.store)
     given = PretrainingSettings.fitting(store.observation_shape, settings.model).to_dict()
-    return Pretraining(
-        store, PretrainingSettings.from_dict(_merged(given, settings.training)), settings.seed, settings.device
-    )
+    asked = PretrainingSettings.from_dict(_merged(given, settings.training))
+    return Pretraining(store, asked, settings.seed, settings.device, ranks)
 
 
 def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +169,26 @@ def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         before = given.get(name)
         merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _follow(training: Pretraining, folder: Path) -> TrainingResult:
+    """Learn along with the first rank, whose run is in ``folder``."""
+    interruption = Interruption()
+    with interruption.listening():
+        while (reason := _stop_asked(interruption, training.ranks)) is None and not training.finished:
+            training.learn()
+    training.ranks.wait()  # until everything is saved
+    return TrainingResult(folder, _status(training, reason), training.updates, None, reason is not None)
+
+
+def _stop_asked(interruption: Interruption, ranks: Ranks) -> str | None:
+    """Return the signal that has asked one of the ranks to stop, if any."""
+    number = ranks.largest(signal.Signals[interruption.requested] if interruption.requested else 0)
+    return signal.Signals(number).name if number else None
+
+
+def _status(training: Pretraining, reason: str | None) -> Status:
+    return "interrupted" if reason and not training.finished else "finished"
 
 
 class _Session:
@@ -173,7 +210,7 @@ class _Session:
             training.restore(checkpoint)
             spent = checkpoint.documents["run"]
             run.rewind_metrics(training.updates)
-        run.note(device=str(training.device), episodes_too_short=training.short)
+        run.note(device=str(training.device), ranks=training.ranks.count, episodes_too_short=training.short)
         self._writer = MetricsWriter(run)
         board: KVWriter = DispensableWriter(TensorBoardOutputFormat(str(run.folder / "tensorboard")))
         self._logger = Logger(None, [board, self._writer])
@@ -198,7 +235,7 @@ class _Session:
                 stacklevel=4,
             )
         with self._interruption.listening():
-            while training.updates < updates and self._interruption.requested is None:
+            while (reason := _stop_asked(self._interruption, training.ranks)) is None and not training.finished:
                 self._losses.append(training.learn())
                 if training.updates % LOG_EVERY == 0 or training.updates in milestones:
                     self._log()
@@ -207,15 +244,13 @@ class _Session:
                 if time.perf_counter() - reported > PROGRESS_EVERY_S:
                     reported = time.perf_counter()
                     self._report("learning")
-            reason = self._interruption.requested
             if reason and training.updates not in milestones:
                 self._save()
         self._report("learning")
         self._logger.close()
-        if reason and training.updates < updates:
-            self.run.set_status("interrupted", reason=f"{reason} at update {training.updates}")
-        else:
-            self.run.set_status("finished")
+        status = _status(training, reason)
+        self.run.set_status(status, f"{reason} at update {training.updates}" if status == "interrupted" else None)
+        training.ranks.wait()
         return TrainingResult(self.run.folder, self.run.status, training.updates, None, bool(reason))
 
     def _log(self) -> None:

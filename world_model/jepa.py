@@ -20,13 +20,14 @@ from torch import Generator, Tensor, nn
 
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import SettingsError
+from ..core.parallel import ALONE, Ranks
 from ..core.settings import Range, Settings, Width
 from .heads import ContinueHead, TwoHotHead
 from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
 from .sigreg import SIGReg, unit_directions
 from .state import Imagination, LatentState, Past, Step
 from .transformer import TransformerPredictor, TransformerSettings
-from .vision import ImageNetNormalizer, VisionEncoder, VisionSettings, image_normalizer
+from .vision import BatchNorm, ImageNetNormalizer, VisionEncoder, VisionSettings, image_normalizer
 
 LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 
@@ -134,6 +135,8 @@ class JEPA(nn.Module):
         settings: see :class:`JEPASettings`.
         encoder, predictor, reward_head, continue_head: replacements for the parts that the settings would build.
     """
+
+    ranks = ALONE
 
     def __init__(
         self,
@@ -268,8 +271,9 @@ class JEPA(nn.Module):
         """Return the whole training objective on ``clip``.
 
         Args:
-            clip: B clips of T = ``unroll`` steps; what follows an episode's end is masked.
-            directions: from :meth:`draw_directions`.
+            clip: B clips of T = ``unroll`` steps; what follows an episode's end is masked. Where several processes
+                learn together, this one's share of the batch; the losses are those of the whole.
+            directions: from :meth:`draw_directions`; the same in every process.
         """
         s, valid = self.settings, clip.valid
         normal = self.normalizer(clip.observations)
@@ -281,7 +285,7 @@ class JEPA(nn.Module):
             targets = latents[:, 1:] if s.target == "both" else latents[:, 1:].detach()
 
         def masked_mean(values: Tensor) -> Tensor:
-            return (values * valid).sum() / valid.sum().clamp(min=1)
+            return self.ranks.total((values * valid).sum()) / self.ranks.total(valid.sum()).clamp(min=1)
 
         def error(predicted: Tensor) -> Tensor:
             return masked_mean((predicted - targets).float().square().mean(-1))
@@ -306,10 +310,17 @@ class JEPA(nn.Module):
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)  # the first observation is always real
         subject = self.projector(latents) if self.projector else latents
         if not self.settings.regularize_mean:
-            share = (seen / seen.sum(0)).nan_to_num().unsqueeze(-1)  # (B, T + 1, 1); no clip may reach the last steps
-            subject = subject - (share * subject).sum(0)
+            samples = self.ranks.total(seen.sum(0))  # (T + 1,); no clip may reach the last steps
+            share = (seen / samples).nan_to_num().unsqueeze(-1)  # (B, T + 1, 1)
+            subject = subject - self.ranks.total((share * subject).sum(0))
         statistic: Tensor = self.regularizer(subject.transpose(0, 1), directions, seen.T)
         return statistic
+
+    def learn_among(self, ranks: Ranks) -> None:
+        """Take whatever :meth:`forward` takes over a batch over the batches of ``ranks``, in training mode."""
+        for module in self.modules():
+            if isinstance(module, JEPA | SIGReg | BatchNorm):
+                module.ranks = ranks
 
     def refresh_target(self) -> None:
         """Copy the encoder into the target encoder, where there is one."""

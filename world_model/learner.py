@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from ..core.clip import Clip
-from ..core.seeding import torch_generator
+from ..core.parallel import ALONE, Ranks
+from ..core.seeding import derive_seed, torch_generator
 from .compute import ComputeSettings
 from .jepa import JEPA, Losses
 from .optimization import Optimization, OptimizationSettings
@@ -17,11 +18,16 @@ from .optimization import Optimization, OptimizationSettings
 class Learner:
     """Updates a world model from clips; between updates, the model is in evaluation mode.
 
+    Where several processes learn together, an update is that of the whole batch, up to rounding and to what is dropped
+    at random: losses, SIGReg and batch normalisation are taken over the clips of all, gradients are averaged, and all
+    keep the same weights.
+
     Args:
         model: what learns.
         settings: of the optimiser.
         compute: how updates are computed.
         seed: of the regularizer's random directions.
+        ranks: the processes that learn together, each from its share of every clip's batch; by default this one alone.
     """
 
     def __init__(
@@ -30,10 +36,12 @@ class Learner:
         settings: OptimizationSettings | None = None,
         compute: ComputeSettings | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.compute = model.eval(), compute or ComputeSettings()
+        self.model, self.compute, self._ranks = model.eval(), compute or ComputeSettings(), ranks
+        model.learn_among(ranks)
         self.optimization = Optimization(
-            model.parameters(), settings or OptimizationSettings(), torch_generator(seed, "learner")
+            model.parameters(), settings or OptimizationSettings(), torch_generator(seed, "learner"), ranks
         )
         self._losses = self.compute.compiled(model)
 
@@ -57,5 +65,6 @@ class Learner:
             return
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self.optimization.generator)))
+            seed = int(torch.randint(2**62, (), generator=self.optimization.generator))
+            torch.manual_seed(derive_seed(seed, self._ranks.rank) if self._ranks.rank else seed)  # each drops its own
             yield

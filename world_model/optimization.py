@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Generator, Tensor, nn
 
+from ..core.parallel import ALONE, Ranks
 from ..core.settings import Range, Settings
 
 
@@ -33,6 +34,7 @@ class Optimization:
             parameters that need no gradient are left out.
         settings: see :class:`OptimizationSettings`.
         generator: whatever the losses draw, they draw from it, so that it is saved with the optimiser.
+        ranks: the processes whose gradients are averaged; by default this one alone.
 
     Attributes:
         updates: calls of :meth:`step` so far.
@@ -45,6 +47,7 @@ class Optimization:
         parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         settings: OptimizationSettings,
         generator: Generator,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._optimizer = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -53,13 +56,14 @@ class Optimization:
             group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
             group["initial_lr"] = group["lr"]
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        self._gradient_clip, self.generator = settings.gradient_clip, generator
+        self._gradient_clip, self.generator, self._ranks = settings.gradient_clip, generator, ranks
         self.updates = self.skipped = self.skipped_in_a_row = 0
 
     def step(self, loss: Tensor) -> None:
         """Descend ``loss``, a scalar."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._ranks.average(parameter.grad for parameter in self._parameters if parameter.grad is not None)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip)
         if (norm.isfinite() & loss.isfinite()).item():  # the gradient of a loss that overflows may be finite
             self._optimizer.step()

@@ -4,6 +4,8 @@ A distribution is the standard Gaussian exactly if all its one-dimensional proje
 on random unit directions and measures, for each, the Epps-Pulley distance between the empirical characteristic
 function and that of N(0, 1).
 
+Where several processes learn together, the empirical functions are those of all their samples.
+
 Source: LeJEPA (arXiv 2511.08544); as used by LeWorldModel (arXiv 2603.19312, section 3).
 """
 
@@ -14,6 +16,8 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+from ..core.parallel import ALONE, Ranks
 
 KNOTS = 17
 LAST_KNOT = 3.0
@@ -30,7 +34,12 @@ class SIGReg(nn.Module):
     The integral over frequencies is taken by the trapezoid rule on 17 knots of [0, 3], doubled for the symmetric
     half line, under the window exp(-t^2 / 2). The expected value for truly Gaussian latents, 1.05, does not depend
     on the number of samples; collapsed latents (128 samples, all equal) reach 51.46.
+
+    Attributes:
+        ranks: the processes over whose samples it is taken; by default this one alone.
     """
+
+    ranks = ALONE
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +53,7 @@ class SIGReg(nn.Module):
         """Return the statistic, averaged over time steps and directions.
 
         Args:
-            latents: (T, B, D); each of the T steps is tested on its own across its B samples.
+            latents: (T, B, D); each of the T steps is tested on its own across its B samples, and those of other ranks.
             directions: (D, M) unit columns, fresh at every call; see :func:`unit_directions`.
             valid: (T, B) with 1 for samples that count, or ``None`` for all.
 
@@ -55,10 +64,10 @@ class SIGReg(nn.Module):
             projected = latents.float() @ directions.float()  # (T, B, M)
             if valid is None:
                 valid = projected.new_ones(projected.shape[:2])
-            samples = valid.sum(1)  # (T,)
+            (samples,) = self.ranks.sums(valid.sum(1))  # (T,)
             share = (valid / samples.clamp(min=1).unsqueeze(1)).unsqueeze(1)
             distance = _WeightedDistance.apply(  # type: ignore[no-untyped-call]
-                projected, share, self.knots, self.target, self.weights
+                projected, share, self.knots, self.target, self.weights, self.ranks
             )
             return (samples * distance.mean(1)).mean()
 
@@ -82,6 +91,7 @@ class _WeightedDistance(torch.autograd.Function):
         knots: list[float],
         target: list[float],
         weights: list[float],
+        ranks: Ranks,
     ) -> Tensor:
         """Return (T, M) distances of ``projected`` (T, B, M), each sample weighing its ``share`` (T, 1, B)."""
         step = projected * knots[1]
@@ -94,19 +104,22 @@ class _WeightedDistance(torch.autograd.Function):
             turned.addcmul_(cosine, sine_1)
             cosine.mul_(cosine_1).addcmul_(sine, sine_1, value=-1)
             sine = turned
-            real, imaginary = torch.bmm(share, cosine) - phi, torch.bmm(share, sine)  # (T, 1, M)
+            real, imaginary = ranks.sums(torch.bmm(share, cosine), torch.bmm(share, sine))  # (T, 1, M)
+            real = real - phi
             distance += weight * (real.square() + imaginary.square())
             gradient.addcmul_(cosine, 2 * weight * knot * imaginary)
             gradient.addcmul_(sine, -2 * weight * knot * real)
         gradient *= share.transpose(1, 2)
         ctx.save_for_backward(gradient)
+        ctx.ranks = ranks  # type: ignore[attr-defined]
         return distance.squeeze(1)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient with respect to ``projected``."""
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * outer[0].unsqueeze(1), None, None, None, None
+        (total,) = ctx.ranks.sums(outer[0])  # type: ignore[attr-defined]
+        return gradient * total.unsqueeze(1), None, None, None, None, None
 
 
 def effective_rank(latents: Tensor) -> float:

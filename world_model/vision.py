@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import SettingsError
+from ..core.parallel import ALONE
 from ..core.settings import Range, Settings, Width
 from .networks import RunningNormalizer
 
@@ -189,6 +190,33 @@ class VisionLayer(nn.Module):
         return tokens + self.outer(F.gelu(self.inner(self.norm_hidden(tokens))))
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of vectors (B, dims); where several processes learn together, over the batches of all.
+
+    torch's own for several processes (SyncBatchNorm) has no implementation for CPUs.
+    """
+
+    ranks = ALONE
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return vectors (B, dims)."""
+        if not self.training or self.ranks.count == 1:
+            return super().forward(vectors)
+        values, count = vectors.float(), len(vectors) * self.ranks.count
+        mean = self.ranks.total(values.sum(0)) / count
+        centred = values - mean
+        variance = self.ranks.total(centred.square().sum(0)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return (centred * (variance + self.eps).rsqrt() * self.weight + self.bias).to(vectors.dtype)
+
+
 class Projector(nn.Module):
     """Linear, batch normalisation, GELU, Linear, on vectors (..., inputs) in any arrangement.
 
@@ -199,7 +227,7 @@ class Projector(nn.Module):
         super().__init__()
         self.inner, self.norm, self.outer = (
             nn.Linear(inputs, hidden),
-            nn.BatchNorm1d(hidden),
+            BatchNorm(hidden),
             nn.Linear(hidden, outputs),
         )
 

@@ -1,9 +1,15 @@
-"""``forethought pretrain``: a world model learns from recorded episodes, and goes on from there when it was stopped."""
+"""``forethought pretrain``: a world model learns from recorded episodes, and goes on from there when it was stopped.
+
+Under ``torchrun --nproc-per-node 2 -m forethought pretrain``, several processes learn together, and the first speaks.
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +18,8 @@ import tyro
 from tyro.conf import Positional, Suppress
 
 from ..agents.pretrain import PretrainingSettings
-from ..core.errors import SettingsError, UnknownNameError, did_you_mean
+from ..core.errors import LostRankError, SettingsError, UnknownNameError, did_you_mean
+from ..core.parallel import Ranks, joined
 from ..core.runs import Run
 from ..core.settings import field_names
 from ..evaluations.pretraining import (
@@ -24,7 +31,7 @@ from ..evaluations.pretraining import (
 from ..evaluations.settings import TrainingResult
 from ..world_model import LEWM_SMALL
 from ..world_model.presets import PRESETS
-from .main import stopped_by
+from .main import USAGE_ERROR, stopped_by
 from .options import parse
 from .progress import TrainingProgress
 
@@ -60,16 +67,33 @@ class PretrainCommand:
 
 def run(arguments: Sequence[str]) -> int:
     """Pretrain, or resume."""
-    options = _read_options(arguments)
+    try:
+        with joined() as ranks, _silence() if ranks.rank else nullcontext():
+            return _run(_read_options(arguments), ranks)
+    except LostRankError as error:
+        if error.explained:
+            return USAGE_ERROR
+        raise
+
+
+def _run(options: PretrainCommand, ranks: Ranks) -> int:
     asked = options.run
-    with TrainingProgress() as progress:
+    with ExitStack() as stack:
+        progress = None if ranks.rank else stack.enter_context(TrainingProgress())
         if asked.resume is not None:
-            result = resume_pretraining(asked.resume, progress)
+            result = resume_pretraining(asked.resume, progress, ranks)
         else:
             shared = {name: getattr(asked, name) for name in field_names(PretrainSettings)}
             settings = PretrainSettings(**shared | {"training": options.settings.to_dict()})
-            result = pretrain(settings, asked.out or _default_folder(settings), progress)
+            result = pretrain(settings, asked.out or _default_folder(settings), progress, ranks)
     return _conclude(result)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Print nothing and warn of nothing, because the first rank does."""
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _read_options(arguments: Sequence[str]) -> PretrainCommand:

@@ -58,6 +58,18 @@ class OutOfMemoryError(ForethoughtError, MemoryError):
     """Settings that need more memory than the device has."""
 
 
+class LostRankError(ForethoughtError):
+    """Another process of a data-parallel training that failed or is gone.
+
+    Attributes:
+        explained: whether that process itself has raised the error that says why.
+    """
+
+    def __init__(self, message: str, explained: bool = False) -> None:
+        super().__init__(message)
+        self.explained = explained
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the sentence that names the closest of ``known``, followed by all of them."""
     known = sorted(known)
