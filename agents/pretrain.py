@@ -99,7 +99,7 @@ class Pretraining:
 
     Attributes:
         model: what learns.
-        learned: numbers of the episodes that are learned from.
+        learned, held_out: numbers of the episodes that are learned from, and of those that are not.
         short: episodes from which no clip can be cut, because they are shorter than one.
 
     Raises:
@@ -123,9 +123,9 @@ class Pretraining:
             torch.default_generator.manual_seed(derive_seed(seed, "weights"))
             self.model = JEPA(store.observation_shape, action_dims, s.model).to(self.device)
         self.learner = Learner(self.model, s.learner, s.compute, derive_seed(seed, "learner"), ranks)
-        self.learned, held_out = self._split()
+        self.learned, self.held_out = self._split()
         self._starts = store.starts(self.model.clip_spec, self.learned)
-        self._held_out = store.starts(self.model.clip_spec, held_out)
+        self._held_out = store.starts(self.model.clip_spec, self.held_out)
         if min(len(self._starts), len(self._held_out)) < 2:
             raise SettingsError(
                 f"Too few clips of {s.model.unroll} x {s.model.block} steps: {len(self._starts)} to learn from and "

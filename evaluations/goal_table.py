@@ -31,11 +31,13 @@ class GoalModel:
         name: such as the folder of its run.
         model: the world model.
         time_to_goal: steps between its latents, which ways with ``distance="time"`` need.
+        probe: Pearson's r of a linear probe for each dimension of the true state, where it is known.
     """
 
     name: str
     model: JEPA
     time_to_goal: Quasimetric | None = None
+    probe: Sequence[float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class GoalTable:
     Attributes:
         task: where.
         models: names of the world models.
+        probes: theirs; see :class:`GoalModel`.
         rows: the floors first, for each distance.
         seed: of the planners' chance.
         protocol: in a few words, where starts and goals come from.
@@ -124,6 +127,7 @@ class GoalTable:
 
     task: str
     models: Sequence[str]
+    probes: Sequence[Sequence[float | None] | None]
     rows: Sequence[GoalRow]
     seed: int
     protocol: str
@@ -134,6 +138,8 @@ class GoalTable:
         left_out = ", ".join(f"{count} ({_goals_after(offset)})" for offset, count in excluded.items())
         count, worlds = len(self.rows[0].results[0].success), len(self.models)
         models = f"one world model, {self.models[0]}" if worlds == 1 else f"{worlds} world models"
+        probes = [", ".join(_r(value) for value in probe) for probe in self.probes if probe is not None]
+        read = f" A linear probe reads the true state off held-out latents with r = {'; '.join(probes)}." * bool(probes)
         return Table(
             ("acting", "plans shorten", "goals after", "reached, %", "evaluations", "ms/decision"),
             [row.cells() for row in self.rows],
@@ -142,13 +148,14 @@ class GoalTable:
                 f"Share of {count} {self.protocol}, by {models}, with 95 % bootstrap intervals over goals"
                 f"{' and world models' if worlds > 1 else ''} (seed {self.seed}). There are twice as many steps as lie "
                 f"between start and goal, 200 for other episodes. Left out, because the start was at the goal: "
-                f"{left_out}.",
+                f"{left_out}.{read}",
             ),
         )
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON."""
         shared = {"task": self.task, "models": list(self.models), "seed": self.seed, "protocol": self.protocol}
+        shared |= {"probes": [None if probe is None else list(probe) for probe in self.probes]}
         write_json(Path(path), {**shared, "rows": [row.to_dict() for row in self.rows]})
 
 
@@ -215,8 +222,13 @@ def evaluate_goal_planners(
                 video = None
             effort = seekers[0].planner.budget + 2 * seekers[0].planner.gradients
             add(GoalRow(way.name, offset, results, way.planning, effort))
-    return GoalTable(task, [world.name for world in models], rows, seed, protocol)
+    names, probes = zip(*((world.name, world.probe) for world in models), strict=True)
+    return GoalTable(task, names, probes, rows, seed, protocol)
 
 
 def _goals_after(offset: int) -> str:
     return "other episodes" if offset == OTHER_EPISODES else f"{offset} steps"
+
+
+def _r(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"

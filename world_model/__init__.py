@@ -9,6 +9,7 @@ from .lewm import LEWM, LEWM_SMALL, load_lewm
 from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
 from .optimization import Optimization, OptimizationSettings
 from .presets import preset_for
+from .probe import linear_probe
 from .quasimetric import Quasimetric, QuasimetricSettings
 from .saving import load_model, save_model
 from .sigreg import SIGReg, effective_rank, unit_directions
@@ -27,6 +28,7 @@ __all__ = [
     "load_model",
     "save_model",
     "preset_for",
+    "linear_probe",
     "Quasimetric",
     "QuasimetricSettings",
     "Optimization",

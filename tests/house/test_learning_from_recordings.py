@@ -70,6 +70,7 @@ def test_plans_to_goals_are_compared_and_mistakes_named(forethought, run):
     ]
     assert [row[4] for row in rows[:4]] == ["", "", "20", "29"]
     assert "start was at the goal: 34 (25 steps), 24 (other episodes)" in goals.out
+    assert re.search(r"reads the true state off held-out latents with r = -?[01]\.\d{4}, -?[01]\.\d{4}\.", goals.out)
     saved = json.loads((run / "goals.json").read_text())
     assert [row["name"] for row in saved["rows"]] == 2 * acting
     assert len(saved["rows"][0]["results"][0]["reached"]) == 3

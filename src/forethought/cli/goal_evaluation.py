@@ -80,12 +80,14 @@ def _models(options: EvaluateOptions, timed: bool) -> tuple[list[GoalModel], str
     """Return the world models, and the task with its arguments, which must be the same for all."""
     from ..evaluations.goal_table import GoalModel
     from ..evaluations.pretraining import load_pretrained
+    from ..evaluations.probing import probe_states
     from ..evaluations.time_to_goal import load_time_to_goal
 
     models, tasks = [], []
     for folder in options.run:
         model, source = load_pretrained(folder)
-        models.append(GoalModel(str(folder), model, load_time_to_goal(folder)[1] if timed else None))
+        learned_time = load_time_to_goal(folder)[1] if timed else None
+        models.append(GoalModel(str(folder), model, learned_time, probe_states(folder)))
         tasks.append((source.get("task"), source.get("env", {})))
     learned, env_kwargs = tasks[0]
     if any(other != tasks[0] for other in tasks):
