@@ -12,10 +12,12 @@ import numpy as np
 from ..agents.goals import GOAL_PRESETS, GoalPlanningSettings, GoalPolicy
 from ..core.errors import SettingsError
 from ..core.files import write_json
+from ..core.provenance import describe_process
 from ..envs import make_env
 from ..envs.goals import GOALS, GoalPairs
 from ..world_model import JEPA, Quasimetric
 from .goals import Chance, GoalEvaluation, Idle, evaluate_goals
+from .settings import command_line
 from .statistics import Estimate, crossed_mean
 from .tables import Table
 
@@ -153,10 +155,11 @@ class GoalTable:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write everything as JSON."""
+        """Write everything as JSON, with the command and what it ran on."""
+        made = {"command": command_line(), "process": describe_process()}
         shared = {"task": self.task, "models": list(self.models), "seed": self.seed, "protocol": self.protocol}
         shared |= {"probes": [None if probe is None else list(probe) for probe in self.probes]}
-        write_json(Path(path), {**shared, "rows": [row.to_dict() for row in self.rows]})
+        write_json(Path(path), {**made, **shared, "rows": [row.to_dict() for row in self.rows]})
 
 
 def evaluate_goal_planners(
