@@ -22,8 +22,7 @@ from ..core.errors import CheckpointError, SettingsError
 from ..core.files import load_archive, save_archive
 from ..core.seeding import derive_seed
 from ..core.trees import flatten_tree, unflatten_tree
-from ..envs import ActionCodec, Environments, ObservationCodec, make_environments
-from ..envs.space_documents import describe_space, restore_space
+from ..envs import ActionCodec, Environments, EpisodeStore, ObservationCodec, make_environments
 from ..planners import ActionSpec
 from ..world_model import JEPA, Learner
 from .actor import CategoricalActor, DeterministicActor
@@ -33,14 +32,16 @@ from .devices import choose_device, memory_explained
 from .objective import RewardObjective
 from .online import OnlineTraining
 from .policy import PlanningPolicy
+from .pretrain import take_statistics
+from .pretrained import pretrained_model, require_spaces, settings_from, take_over
+from .recordings import Recordings, described_lack, require_same
 from .registry import register_agent
+from .saving import parts, read_agent, restore_parts
 from .settings import JEPAAgentSettings, PlanningSettings
 from .surface import SB3Surface
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
-
-KIND = "jepa-agent"
 
 
 @register_agent("jepa")
@@ -55,11 +56,21 @@ class JEPAAgent(SB3Surface):
         verbose: 0 for silence, 1 for SB3's table of metrics.
         tensorboard_log: folder for TensorBoard events, or ``None``.
         device: "cpu", "cuda", or "auto".
+        world_model: a pretrained world model to go on from: a run of ``forethought pretrain``, a saved model or a
+            :class:`JEPA`. Its settings are then the defaults of ``model``; see :mod:`.pretrained`.
+        store: recorded episodes of the task, as a folder or an :class:`EpisodeStore`, from which ``recorded_share`` of
+            every batch is drawn. They are only read; the agent's own steps are kept apart.
         settings: fields of :class:`JEPAAgentSettings`; nested settings as objects or as mappings.
+
+    Attributes:
+        built_anew: heads that the pretrained world model lacked.
+        recordings: the recorded episodes that are learned from, if any.
+        learned_from: what they are known again by, which outlives them: a loaded agent needs :meth:`set_store`.
 
     Raises:
         UnknownNameError, SettingsError: for a planner or setting that does not exist, naming the closest.
         UnsupportedSpaceError: for spaces that the agent cannot work with.
+        CheckpointError: there is no world model or store, or it is damaged.
     """
 
     Settings = JEPAAgentSettings
@@ -74,15 +85,22 @@ class JEPAAgent(SB3Surface):
         verbose: int = 0,
         tensorboard_log: str | None = None,
         device: str = "auto",
+        world_model: JEPA | str | os.PathLike[str] | None = None,
+        store: EpisodeStore | str | os.PathLike[str] | None = None,
         _spaces: tuple[gym.Space[Any], gym.Space[Any]] | None = None,
         **settings: Any,
     ) -> None:
+        pretrained = None if world_model is None else pretrained_model(world_model)
+        if pretrained is not None:
+            settings["model"] = settings_from(pretrained, settings.get("model"))
         self.settings = JEPAAgentSettings.from_dict(settings)
         if planner is not None:
             self.settings = self.settings.replace(planning=self.settings.planning.replace(planner=planner))
         super().__init__(seed, verbose, tensorboard_log)
         self.device = choose_device(device)
         self._training: OnlineTraining | None = None
+        self.recordings: Recordings | None = None
+        self.learned_from: dict[str, Any] | None = None
         self._env_source: Any = None
         self._environments: Environments
         self._vec_env: VecEnv | None = None
@@ -93,14 +111,18 @@ class JEPAAgent(SB3Surface):
             self._adopt_spaces(*_spaces)
         else:
             raise SettingsError("An agent needs an environment: JEPAAgent('HalfCheetah-v5'), or JEPAAgent.load(path).")
-        self._build()
+        if pretrained is not None:
+            require_spaces(pretrained, self.observation_codec, self.action_codec)
+        self._build(pretrained)
+        if store is not None:
+            self.set_store(store)
 
     def _adopt_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
         self.observation_codec, self.action_codec = ObservationCodec(observation_space), ActionCodec(action_space)
         self.settings = self.settings.seeing(self.observation_codec.shape)
 
-    def _build(self) -> None:
+    def _build(self, pretrained: JEPA | None) -> None:
         s = self.settings
         self.spec = ActionSpec.from_space(self.action_codec.planning_space, block=s.model.block)
         # Weights are initialised from torch's global generator: fork it, so that neither side disturbs the other.
@@ -111,6 +133,7 @@ class JEPAAgent(SB3Surface):
             self.behaviour = Behaviour(
                 s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, s.compute, self.stream("behaviour")
             ).to(self.device)
+        self.built_anew = [] if pretrained is None else take_over(self.model, pretrained)
         self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
         self.acting_policy = self._policy(s.acting, self.behaviour.actor)
@@ -204,6 +227,8 @@ class JEPAAgent(SB3Surface):
             reset_num_timesteps: count from zero and begin fresh episodes; what was learned and stored stays.
             progress_bar: show one (needs tqdm).
         """
+        if self.learned_from is not None and self.recordings is None:
+            raise SettingsError(described_lack(self.learned_from))
         training = self._require_training()
         if reset_num_timesteps or training.control is None or not self._builds_environments():
             training.begin()
@@ -225,30 +250,17 @@ class JEPAAgent(SB3Surface):
         training = self._require_training()
         since, at_start = self._started
         elapsed = max(time.monotonic() - since, 1e-9)
-        record = self.logger.record
-        record("time/episodes", training.episodes_done, exclude="tensorboard")
-        record("time/fps", int((self.num_timesteps - at_start) / elapsed))
-        record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        for name, value in training.metrics.items():
-            record(f"train/{name}", float(value))
-        record("train/n_updates", self.learner.optimization.updates, exclude="tensorboard")
-        record(
-            "train/skipped_updates",
-            self.learner.optimization.skipped + self.behaviour.optimization.skipped,
-            exclude="tensorboard",
-        )
-        record("train/rollbacks", training.recovery.rollbacks, exclude="tensorboard")
-        record("env/faults", self.faults, exclude="tensorboard")
-        record("env/restarts", self.restarts, exclude="tensorboard")
-        record("env/clipped_rewards", training.environments.clipped_rewards, exclude="tensorboard")
-        if training.control is not None:
-            record("rollout/failed_plans", int(training.control.failed.sum()), exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        training.record()
         self._dump(training.episodes)
 
     # Environments
 
     def set_env(self, env: Any) -> None:
         """Learn in ``env`` from now on, with the experience so far; its spaces must be those the agent was made for."""
+        if self.recordings is not None and self.settings.recorded_rewards:
+            self.recordings.require_task(env)
         learned = self.learner.optimization.updates if hasattr(self, "learner") else 0  # other episodes than before
         environments = make_environments(
             env,
@@ -303,6 +315,27 @@ class JEPAAgent(SB3Surface):
             self._training = OnlineTraining(self, self._environments)
         return self._training
 
+    # Recordings
+
+    def set_store(self, store: EpisodeStore | str | os.PathLike[str] | None) -> None:
+        """Learn from these recorded episodes too from now on, as they are now; ``None`` for none.
+
+        They are only read. An agent that has seen nothing yet takes the statistics of observations from them.
+
+        Raises:
+            CheckpointError: there is no store, or it is damaged.
+            SettingsError: it is empty, or of another environment or task; see ``recorded_rewards``.
+        """
+        recordings = None if store is None else Recordings(store)
+        if recordings is not None:
+            recordings.require_spaces(self.observation_codec, self.action_codec)
+            if self.settings.recorded_rewards:
+                recordings.require_task(self._env_source)
+            if not float(getattr(self.model.normalizer, "count", 1.0)):
+                take_statistics(self.model, recordings.store, np.ones(recordings.rows, bool))
+        self.recordings = recordings
+        self.learned_from = None if recordings is None else recordings.identity()
+
     # Files
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -311,34 +344,38 @@ class JEPAAgent(SB3Surface):
         It holds weights, statistics, settings and optimisers; :meth:`checkpoint` adds the experience and all
         random streams, from which a run goes on.
         """
-        save_archive(path, *self._parts())
+        save_archive(path, *parts(self))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], env: Any = None, device: str = "auto", **kwargs: Any) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        env: Any = None,
+        device: str = "auto",
+        store: EpisodeStore | str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Read an agent that :meth:`save` wrote.
 
         Args:
             path: the file, with or without its suffix ``.zip``.
             env: an environment to go on learning in; without one the agent predicts only.
             device: see the constructor.
+            store: recordings to go on learning from; see :meth:`set_store`.
             kwargs: ``verbose`` and ``tensorboard_log``.
 
         Raises:
             CheckpointError: for a damaged or foreign file; nothing in it is executed.
         """
         archive = load_archive(path)
-        document = archive.documents.get("agent")
-        if not isinstance(document, dict) or document.get("kind") != KIND:
-            raise CheckpointError(f"{archive.path} does not hold a JEPA agent.")
-        try:
-            spaces = restore_space(document["observation_space"]), restore_space(document["action_space"])
-            seed, settings = int(document["seed"]), dict(document["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{archive.path} does not fit a JEPA agent: {error!r}.") from error
-        agent = cls(None, seed=seed, device=device, _spaces=spaces, **settings, **kwargs)
-        agent._restore_parts(archive.documents, archive.tensors)
+        saved = read_agent(archive)
+        agent = cls(None, seed=saved.seed, device=device, _spaces=saved.spaces, **saved.settings, **kwargs)
+        restore_parts(agent, archive.documents, archive.tensors)
+        agent.learned_from = saved.recordings
         if env is not None:
             agent.set_env(env)
+        if store is not None:
+            agent.set_store(store)
         return agent
 
     def checkpoint(self, saved_rows: int = 0) -> Checkpoint:
@@ -347,7 +384,7 @@ class JEPAAgent(SB3Surface):
         Args:
             saved_rows: rows of experience that earlier checkpoints hold; this one has those that came since.
         """
-        documents, tensors = self._parts()
+        documents, tensors = parts(self)
         training = self._require_training()
         documents["training"], tensors["training"] = flatten_tree(training.state())
         snapshot = {group: {name: value.clone() for name, value in part.items()} for group, part in tensors.items()}
@@ -358,39 +395,14 @@ class JEPAAgent(SB3Surface):
 
         Returns:
             Whether the open episodes were restored exactly; where not, fresh ones were begun.
+
+        Raises:
+            CheckpointError: it is of another agent, or of one that learned from other recordings.
         """
-        self._restore_parts(checkpoint.documents, checkpoint.tensors)
+        require_same(checkpoint.documents.get("agent", {}).get("recordings"), self.recordings)
+        restore_parts(self, checkpoint.documents, checkpoint.tensors)
         try:
             state = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])
             return self._require_training().load_state(state, checkpoint.segments)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"The checkpoint does not fit this agent: {error!r}.") from error
-
-    def _parts(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-        learner, learner_tensors = flatten_tree(self.learner.optimization.state())
-        behaviour, behaviour_tensors = flatten_tree(self.behaviour.optimization.state())
-        agent = {
-            "kind": KIND,
-            "settings": self.settings.to_dict(),
-            "observation_space": describe_space(self.observation_space),
-            "action_space": describe_space(self.action_space),
-            "seed": self.seed,
-            "num_timesteps": self.num_timesteps,
-        }
-        return {"agent": agent, "learner": learner, "behaviour_learner": behaviour}, {
-            "model": self.model.state_dict(),
-            "behaviour": self.behaviour.state_dict(),
-            "learner": learner_tensors,
-            "behaviour_learner": behaviour_tensors,
-        }
-
-    def _restore_parts(self, documents: Mapping[str, Any], tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        try:
-            self.model.load_state_dict(dict(tensors["model"]))
-            self.behaviour.load_state_dict(dict(tensors["behaviour"]))
-            self.learner.optimization.load_state(unflatten_tree(documents["learner"], dict(tensors["learner"])))
-            behaviour = unflatten_tree(documents["behaviour_learner"], dict(tensors["behaviour_learner"]))
-            self.behaviour.optimization.load_state(behaviour)
-            self.num_timesteps = int(documents["agent"]["num_timesteps"])
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"The file does not fit this agent: {error}.") from error

@@ -6,12 +6,14 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..core.checkpoints import Segment
+from ..core.clip import Clip
 from ..core.errors import DivergedError
 from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..envs import EpisodeStore
@@ -157,19 +159,58 @@ class OnlineTraining:
         """
         agent, settings = self.agent, self.agent.settings
         self._advance_frontier()
-        reward_size = self.reward_size_sum / max(self.steps, 1)
         for _ in range(updates):
             with memory_explained("an update", f"batch_size, which is {settings.batch_size:,}, or model.hidden"):
-                clip = self.store.sample(
-                    settings.batch_size, agent.model.clip_spec, self.sampling, slice(0, self.frontier), settings.endings
-                ).to(agent.device)
+                clip, rewarded, reward_size = self._draw()
                 losses = agent.learner.update(clip)
-                behaviour = agent.behaviour.update(clip, losses.latents, reward_size, agent.model)
+                behaviour = agent.behaviour.update(
+                    clip.first(rewarded), losses.latents[:rewarded], reward_size, agent.model
+                )
             self.recovery.check(clip, losses)
             for name, value in {**losses.metrics(), **behaviour}.items():
                 mean = self.metrics.get(name, value)
                 mean = torch.lerp(mean, value, 1 / METRIC_UPDATES).where(value.isfinite(), mean)
                 self.metrics[name] = mean.where(mean.isfinite(), value)
+
+    def record(self) -> None:
+        """Give the logger the newest figures."""
+        agent, environments, record = self.agent, self.environments, self.agent.logger.record
+        for name, value in self.metrics.items():
+            record(f"train/{name}", float(value))
+        counts = {
+            "time/episodes": self.episodes_done,
+            "train/n_updates": agent.learner.optimization.updates,
+            "train/skipped_updates": agent.learner.optimization.skipped + agent.behaviour.optimization.skipped,
+            "train/rollbacks": self.recovery.rollbacks,
+            "env/faults": environments.faults,
+            "env/restarts": environments.restarts,
+            "env/clipped_rewards": environments.clipped_rewards,
+        }
+        if self.control is not None:
+            counts["rollout/failed_plans"] = int(self.control.failed.sum())
+        for name, count in counts.items():
+            record(name, count, exclude="tensorboard")
+
+    def _draw(self) -> tuple[Clip, int, float]:
+        """Return the clips of one update, of how many of them, the first, rewards are known, and the size of these.
+
+        First come the agent's own, then the recorded ones, if it was given any.
+        """
+        agent, s, recordings = self.agent, self.agent.settings, self.agent.recordings
+        spec, own_size = agent.model.clip_spec, self.reward_size_sum / max(self.steps, 1)
+        recorded = 0 if recordings is None else min(max(round(s.recorded_share * s.batch_size), 1), s.batch_size - 1)
+        own = s.batch_size - recorded
+        clip = self.store.sample(own, spec, self.sampling, slice(0, self.frontier), s.endings)
+        if recordings is None:
+            return clip.to(agent.device), own, own_size
+        if not s.recorded_rewards:
+            clip = replace(clip, rewarded=torch.ones(own))
+        clip = clip.joined(recordings.sample(recorded, spec, self.sampling, s.endings, s.recorded_rewards))
+        if not s.recorded_rewards:
+            return clip.to(agent.device), own, own_size
+        share = recorded / s.batch_size
+        size = (1 - share) * own_size + share * recordings.reward_size
+        return clip.to(agent.device), s.batch_size, size
 
     def _advance_frontier(self) -> None:
         """Release the newest rows to learning, except the last few before a check of the model's health.

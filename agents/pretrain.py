@@ -86,6 +86,18 @@ class PretrainingSettings(Settings):
         return 0.5 * (1 + math.cos(math.pi * (update - rising) / max(self.updates - rising, 1)))
 
 
+def take_statistics(model: JEPA, store: EpisodeStore, rows: np.ndarray) -> None:
+    """Let ``model`` know how observations and actions are spread in the rows of ``store`` where ``rows`` (N,) holds."""
+    data, seen = store.arrays(), np.flatnonzero(rows)
+    if len(store.observation_shape) == 3 and len(seen) > STATISTICS_IMAGES:
+        seen = seen[np.linspace(0, len(seen) - 1, STATISTICS_IMAGES).astype(np.int64)]
+    model.normalizer.update(torch.from_numpy(data["observations"][seen]))
+    encoder = model.predictor.action_encoder
+    if isinstance(encoder, ActionEncoder):
+        actions = torch.from_numpy(data["actions"][rows]).double()
+        encoder.normalize(actions.mean(0).float(), actions.std(0, unbiased=False).float())
+
+
 class Pretraining:
     """One world model learning from one store.
 
@@ -183,16 +195,7 @@ class Pretraining:
 
     def _take_statistics(self, episodes: np.ndarray) -> None:
         """Let the model know how observations and actions are spread where it learns."""
-        data = self.store.arrays()
-        rows = np.isin(data["episode_of_row"], episodes)
-        seen = np.flatnonzero(rows)
-        if len(self.store.observation_shape) == 3 and len(seen) > STATISTICS_IMAGES:
-            seen = seen[np.linspace(0, len(seen) - 1, STATISTICS_IMAGES).astype(np.int64)]
-        self.model.normalizer.update(torch.from_numpy(data["observations"][seen]))
-        encoder = self.model.predictor.action_encoder
-        if isinstance(encoder, ActionEncoder):
-            actions = torch.from_numpy(data["actions"][rows]).double()
-            encoder.normalize(actions.mean(0).float(), actions.std(0, unbiased=False).float())
+        take_statistics(self.model, self.store, np.isin(self.store.arrays()["episode_of_row"], episodes))
 
     def learn(self) -> dict[str, torch.Tensor]:
         """Take one update, and return its losses, which are the same on every rank.

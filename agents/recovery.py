@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,7 +96,7 @@ class Recovery:
 
     def _first_not_finite(self, clip: Clip, losses: Losses) -> str:
         """Name the first tensor with such an entry on the way from the data over the weights to the gradients."""
-        data = [(f"the clip's {field.name}", getattr(clip, field.name)) for field in fields(clip)]
+        data = [(f"the clip's {name}", tensor) for name, tensor in clip.tensors().items()]
         weights = [(f"the weight {name}", weight) for name, weight in self._weights()]
         parts = [(f"the loss {name!r}", value) for name, value in losses.metrics().items() if name != "total"]
         modules = {"model": self.agent.model, "behaviour": self.agent.behaviour}

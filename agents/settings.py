@@ -83,6 +83,11 @@ class JEPAAgentSettings(Settings):
     """Share of them drawn among the clips that reach a terminal state, mostly a recent one: such are rare, and without
     them model and critic miss the edge that must not be crossed, or forget it once it is no longer met. Where chance
     decides on the end, it is expected too often."""
+    recorded_share: Annotated[float, Range(gt=0, lt=1)] = 0.5
+    """Share of them drawn from the recorded episodes, where the agent was given a store, and ``endings`` of that part
+    too; at least one clip is recorded, and one its own."""
+    recorded_rewards: bool = True
+    """Whether rewards and ends in the store are those of the task. If not, only encoder and predictor learn from it."""
     updates_per_step: Annotated[float, Range(gt=0, le=100)] = 1.0
     """Updates of model, critic and actor per environment step; those of the random steps are made up for once learning
     starts."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import CheckpointError, WriteError
+from ..core.errors import CheckpointError, SettingsError, WriteError
 from ..core.files import write_atomically
 
 Array = NDArray[Any]
@@ -30,6 +30,7 @@ class Columns:
         action_dims: A.
         state_dims: S, or 0 for no states.
         folder: where one raw file per column and ``store.json`` with the counts are kept, or ``None`` for memory.
+        read_only: leave the files in ``folder`` as they are; what is changed here, changes in memory only.
 
     Attributes:
         rows: rows in use.
@@ -50,6 +51,7 @@ class Columns:
         action_dims: int,
         state_dims: int = 0,
         folder: Path | None = None,
+        read_only: bool = False,
     ) -> None:
         observation = observation_shape, observation_dtype
         self._types: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -70,7 +72,7 @@ class Columns:
             "action_dims": action_dims,
             "state_dims": state_dims,
         }
-        self._folder = folder
+        self._folder, self._read_only = folder, read_only
         self._maps: dict[str, np.memmap[Any, Any]] = {}
         self.rows, self.episodes = self._counts_in_folder()
         self.data = {name: self._allocate(name, self._used(name)) for name in self._types}
@@ -87,7 +89,10 @@ class Columns:
 
         Raises:
             WriteError: there is none on the disk.
+            SettingsError: the folder was opened to be read only.
         """
+        if self._read_only:
+            raise SettingsError(f"The store in {self._folder} was opened to be read only.")
         for name in self._types:
             self._reserve(name, self.episodes + episodes if name in PER_EPISODE else self.rows + rows)
 
@@ -109,7 +114,7 @@ class Columns:
 
     def flush(self) -> None:
         """Bring the files up to date, so that opening the folder finds everything added so far."""
-        if self._folder is None:
+        if self._folder is None or self._read_only:
             return
         for mapped in self._maps.values():
             mapped.flush()
@@ -135,6 +140,13 @@ class Columns:
 
     def _allocate(self, name: str, capacity: int) -> Array:
         shape, dtype = self._types[name]
+        if self._read_only and self._folder is not None:
+            used = (capacity, *shape)
+            return (
+                np.asarray(np.memmap(self._folder / f"{name}.bin", dtype, "c", shape=used))
+                if capacity
+                else np.zeros(used, dtype)
+            )
         shape = (max(capacity, _LEAST_CAPACITY), *shape)
         if self._folder is None:
             return np.zeros(shape, dtype)

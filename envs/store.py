@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .transition import Transition
 
 Array = NDArray[Any]
+SOURCE_FILE = "source.json"
+"""In a store's folder: of what task its episodes are, where that is known."""
 _STANDING = ("now", "began", "open_episode")
 _PER_ENVIRONMENT = (*_STANDING, "last_row")
 _NONE = -1
@@ -44,6 +46,7 @@ class EpisodeStore:
         state_dims: S, the width of the true state that is recorded beside every observation (see
             :func:`~forethought.envs.state_of`), for whoever starts an environment or asks a latent there. It is never
             learned from. 0 for none; otherwise episodes come whole, by :meth:`add_episode`.
+        read_only: never write to ``folder``, which holds a store; nothing can be added.
 
     Raises:
         CheckpointError: if what ``folder`` holds is damaged, of another version or of other dimensions.
@@ -56,6 +59,7 @@ class EpisodeStore:
         num_envs: int = 1,
         folder: str | os.PathLike[str] | None = None,
         state_dims: int = 0,
+        read_only: bool = False,
     ) -> None:
         shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
         if not shape or min(*shape, action_dims, num_envs) < 1:
@@ -66,15 +70,17 @@ class EpisodeStore:
         self.observation_shape, self.action_dims, self.num_envs = shape, action_dims, num_envs
         self.state_dims = state_dims
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.uint8)
-        self._columns = Columns(shape, dtype, action_dims, state_dims, None if folder is None else Path(folder))
+        self._columns = Columns(
+            shape, dtype, action_dims, state_dims, None if folder is None else Path(folder), read_only
+        )
         self._now = np.zeros((num_envs, *shape), dtype)
         self._began = np.zeros(num_envs, bool)
         self._open_episode = np.full(num_envs, _NONE, np.int64)  # none until its first step
         self._last_row = np.full(num_envs, _NONE, np.int64)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], num_envs: int = 1) -> Self:
-        """Open the store in ``folder`` without knowing its dimensions.
+    def open(cls, folder: str | os.PathLike[str], num_envs: int = 1, read_only: bool = False) -> Self:
+        """Open the store in ``folder`` without knowing its dimensions; ``read_only`` leaves its files untouched.
 
         Raises:
             CheckpointError: if there is none, or it cannot be read.
@@ -82,9 +88,8 @@ class EpisodeStore:
         header = read_header(Path(folder))
         if header is None:
             raise CheckpointError(f"{folder} holds no episode store.")
-        return cls(
-            tuple(header["observation_shape"]), header["action_dims"], num_envs, folder, state_dims=header["state_dims"]
-        )
+        shape, states = tuple(header["observation_shape"]), header["state_dims"]
+        return cls(shape, header["action_dims"], num_envs, folder, state_dims=states, read_only=read_only)
 
     @property
     def rows(self) -> int:

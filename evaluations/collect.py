@@ -30,11 +30,11 @@ from ..envs import EpisodeStore, make_env
 from ..envs.columns import read_header
 from ..envs.experts import ExpertPolicy, RandomPolicy
 from ..envs.recording import RecordedEpisode, Recorder, RecordingPolicy
+from ..envs.store import SOURCE_FILE as SOURCE_FILE
 from .episodes import check_spaces, stack_observations
 from .milestones import Interruption
 from .training import load_trained
 
-SOURCE_FILE = "source.json"
 AT_ONCE = 8
 """Episodes that one process plays at a time."""
 FLUSH_EVERY_S = 5.0

@@ -20,15 +20,15 @@ from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError, WriteError
 from ..core.parallel import ALONE, Ranks
 from ..core.runs import Run, Status
-from ..core.settings import Range, Settings
+from ..core.settings import Range, Settings, merged
 from ..envs import EpisodeStore
 from ..world_model import JEPA, collapse_alarm, load_model, save_model
+from ..world_model.saving import MODEL_FILE as MODEL_FILE
 from .collect import read_source
 from .milestones import PROGRESS_EVERY_S, Clock, DispensableWriter, Interruption, MetricsWriter, latest_losses
 from .settings import Progress, TrainingResult
 from .stage import limited_threads
 
-MODEL_FILE = "model.zip"
 KIND = "pretrain"
 LOG_EVERY = 100
 """Updates over which losses are averaged for the log."""
@@ -158,17 +158,8 @@ def begin_training(settings: PretrainSettings, ranks: Ranks = ALONE) -> Pretrain
     """
     store = EpisodeStore.open(settings.store)
     given = PretrainingSettings.fitting(store.observation_shape, settings.model).to_dict()
-    asked = PretrainingSettings.from_dict(_merged(given, settings.training))
+    asked = PretrainingSettings.from_dict(merged(given, settings.training))
     return Pretraining(store, asked, settings.seed, settings.device, ranks)
-
-
-def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return ``given`` with ``changes``, which may be as deep."""
-    merged = dict(given)
-    for name, value in changes.items():
-        before = given.get(name)
-        merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _follow(training: Pretraining, folder: Path) -> TrainingResult:

@@ -45,6 +45,11 @@ class TrainSettings(Settings):
     """Threads of torch; small networks learn fastest on one."""
     video: bool = False
     """Film the first held-out episode of the last evaluation."""
+    world_model: str = ""
+    """Pretrained world model that the agent goes on from: the folder of a run of forethought pretrain."""
+    store: str = ""
+    """Folder of recorded episodes of the task (forethought collect or import makes one) that stay in the mix of what
+    the agent learns from; they are only read."""
     agent_settings: dict[str, Any] = field(default_factory=dict)
     """The agent's own settings."""
 

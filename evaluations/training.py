@@ -18,7 +18,7 @@ import numpy as np
 from ..agents import make_agent
 from ..agents.registry import agents
 from ..core.checkpoints import Checkpoint
-from ..core.errors import RunFolderError, WriteError
+from ..core.errors import RunFolderError, SettingsError, WriteError
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from ..core.settings import Settings
@@ -31,7 +31,7 @@ from .stage import limited_threads
 AGENT_FILE = "agent.zip"
 FAILED_SAVES = 3
 """Milestones in a row at which nothing can be saved, before training that would be lost stops."""
-IDENTITY = {"task", "agent", "seed"}
+IDENTITY = {"task", "agent", "seed", "world_model"}
 """Settings without which a run is another one. Others may be changed before it is resumed, where the agent still
 fits its checkpoint: more steps, or a smaller batch where memory was short."""
 OnProgress = Callable[[Progress], None]
@@ -51,12 +51,17 @@ def train(
         on_progress: called about twice a second.
 
     Raises:
-        ForethoughtError: for a task, agent or setting that does not exist, and a folder that holds a run already.
+        ForethoughtError: for a task, agent, setting, world model or store that does not exist or does not fit, and a
+            folder that holds a run already.
     """
+    settings = _with_absolute_paths(settings)
     with limited_threads(settings.threads):
-        agent = _make_agent(settings, Path(folder))  # before the folder: what was misspelt leaves nothing behind
+        agent = _make_agent(settings, Path(folder), settings.world_model)  # before the folder: see to what is misspelt
+        if settings.world_model:  # what was taken over from it stands in the run, which needs it no more
+            model = {"model": agent.settings.model.to_dict()}
+            settings = settings.replace(agent_settings=settings.agent_settings | model)
         with Run.create(folder, settings.to_dict()) as run:
-            run.note(command=command_line())
+            run.note(command=command_line(), built_anew=getattr(agent, "built_anew", []))
             return _Session(run, settings, agent, on_progress).go()
 
 
@@ -65,7 +70,7 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
 
     Raises:
         RunFolderError: no run, one that is finished or in use, or one whose agent cannot be resumed.
-        CheckpointError: no valid checkpoint.
+        CheckpointError: no valid checkpoint, or the recorded episodes that it learned from are gone or have changed.
     """
     run = Run.open(folder)
     settings = settings_of(run)
@@ -281,13 +286,23 @@ class _Session:
         self._on_progress(Progress(step, self.settings.steps, pace, last, latest_losses(latest), self._activity))
 
 
-def _make_agent(settings: TrainSettings, folder: Path) -> Any:
+def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with which the run is resumed from wherever it is called."""
+    paths = {name: getattr(settings, name) for name in ("world_model", "store")}
+    return settings.replace(**{name: os.path.abspath(path) for name, path in paths.items() if path})
+
+
+def _make_agent(settings: TrainSettings, folder: Path, world_model: str = "") -> Any:
+    given = {name: path for name, path in (("world_model", world_model), ("store", settings.store)) if path}
+    if given and not hasattr(agents.get(settings.agent), "set_store"):
+        raise SettingsError(f"The agent {settings.agent!r} learns without {' and '.join(given)}: leave it out.")
     return make_agent(
         settings.agent,
         settings.task,
         seed=settings.seed,
         device=settings.device,
         tensorboard_log=str(folder / "tensorboard"),
+        **given,
         **settings.agent_settings,
     )
 

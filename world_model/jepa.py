@@ -284,8 +284,8 @@ class JEPA(nn.Module):
         else:
             targets = latents[:, 1:] if s.target == "both" else latents[:, 1:].detach()
 
-        def masked_mean(values: Tensor) -> Tensor:
-            return self.ranks.total((values * valid).sum()) / self.ranks.total(valid.sum()).clamp(min=1)
+        def masked_mean(values: Tensor, mask: Tensor = valid) -> Tensor:
+            return self.ranks.total((values * mask).sum()) / self.ranks.total(mask.sum()).clamp(min=1)
 
         def error(predicted: Tensor) -> Tensor:
             return masked_mean((predicted - targets).float().square().mean(-1))
@@ -300,8 +300,9 @@ class JEPA(nn.Module):
             if s.rollout_weight:
                 prediction = prediction + s.rollout_weight * error(self.predictor.unroll(first, actions)[0])
         zero = latents.new_zeros(())
-        reward = masked_mean(self.reward_head.loss(features, clip.rewards)) if self.reward_head else zero
-        ends = masked_mean(self.continue_head.loss(features, clip.terminated)) if self.continue_head else zero
+        told = valid if clip.rewarded is None else valid * clip.rewarded.unsqueeze(1)
+        reward = masked_mean(self.reward_head.loss(features, clip.rewards), told) if self.reward_head else zero
+        ends = masked_mean(self.continue_head.loss(features, clip.terminated), told) if self.continue_head else zero
         regularization = self._regularization(latents, valid, directions) if s.regularize != "nothing" else zero
         total = prediction + s.regularizer_weight * regularization + s.reward_weight * reward + s.continue_weight * ends
         return Losses(total, prediction, regularization, reward, ends, latents.detach().float())

@@ -12,6 +12,8 @@ from ..core.files import damage_reported, load_archive, save_archive
 from .jepa import JEPA
 
 KIND = "forethought.world-model"
+MODEL_FILE = "model.zip"
+"""The world model in the folder of the run that learned it."""
 
 
 def save_model(model: JEPA, path: str | os.PathLike[str], source: Mapping[str, Any] | None = None) -> Path:

@@ -21,6 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from forethought import JEPAAgent, make_agent
+from forethought.agents.saving import parts
 from forethought.core.errors import (
     CheckpointError,
     EnvironmentFault,
@@ -329,7 +330,7 @@ def test_logs_can_be_dumped_before_learning(small):
 
 
 def test_files_that_lack_a_field_are_refused(small, tmp_path):
-    documents, tensors = JEPAAgent(Target, **small)._parts()
+    documents, tensors = parts(JEPAAgent(Target, **small))
     del documents["agent"]["seed"]
     save_archive(tmp_path / "agent", documents, tensors)
     with pytest.raises(CheckpointError, match="does not fit"):

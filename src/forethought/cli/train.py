@@ -94,7 +94,7 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
     """Parse the arguments; which options there are depends on the agent."""
     from ..agents.registry import agents
 
-    name = _agent_name(arguments)
+    name = _option(arguments, "--agent", TrainSettings.agent)
     settings = getattr(agents.get(name), "Settings", None)
     description = (
         f"Train one agent on one task. Below are the options of the agent {name}; "
@@ -102,18 +102,24 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
     )
     if settings is None:
         return parse(TrainWithKeywords, "train", arguments, description)
-    return parse(TrainWithSettings[settings], "train", arguments, description)  # type: ignore[valid-type]
+    default = None
+    if (world_model := _option(arguments, "--world-model")) and hasattr(agents.get(name), "set_store"):
+        from ..agents.pretrained import pretrained_model, settings_from
+
+        model = settings_from(pretrained_model(world_model))
+        default = TrainWithSettings(TrainOptions(), settings().replace(model=model))
+    return parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
 
 
-def _agent_name(arguments: Sequence[str]) -> str:
-    """Find the agent, on which depends what the other arguments mean."""
-    name = TrainSettings.agent
+def _option(arguments: Sequence[str], option: str, default: str = "") -> str:
+    """Find the value of an option on which depends what the other arguments mean."""
+    value = default
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument == "--agent" and following is not None:
-            name = following
-        elif argument.startswith("--agent="):
-            name = argument.removeprefix("--agent=")
-    return name
+        if argument == option and following is not None:
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.removeprefix(f"{option}=")
+    return value
 
 
 def _refuse_changes(training: TrainOptions) -> None:
@@ -147,6 +153,8 @@ def _conclude(result: TrainingResult) -> int:
     if result.faults:
         episodes = "1 episode was" if result.faults == 1 else f"{result.faults} episodes were"
         print(f"{episodes} cut because of non-finite values; none of those was stored.")
+    if heads := run.manifest.get("built_anew"):
+        print(f"The pretrained world model had no {' and no '.join(heads)}: built anew.")
     if result.status == "interrupted":
         print(f"Stopped at step {result.step:,}; everything is saved in {folder}.")
         if result.resumable:

@@ -32,6 +32,8 @@ class Clip:
         terminated: (B, T) float32, 1 where the step led to a terminal state, not to a time limit.
         valid: (B, T) float32, 1 where the step was really taken. ``valid[:, 0]`` is always 1; the observation
             after step t is real exactly where ``valid[:, t]`` is 1.
+        rewarded: (B,) float32, 1 where rewards and ends are those of the task, 0 where they are unknown; ``None`` for
+            1 everywhere.
     """
 
     observations: Tensor
@@ -39,6 +41,7 @@ class Clip:
     rewards: Tensor
     terminated: Tensor
     valid: Tensor
+    rewarded: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -53,8 +56,21 @@ class Clip:
     def steps(self, first: int, last: int) -> Clip:
         """Return the part from step ``first`` up to step ``last``, itself excluded."""
         inner = {name: getattr(self, name)[:, first:last] for name in ("actions", "rewards", "terminated", "valid")}
-        return Clip(self.observations[:, first : last + 1], **inner)
+        return Clip(self.observations[:, first : last + 1], **inner, rewarded=self.rewarded)
+
+    def first(self, count: int) -> Clip:
+        """Return the first ``count`` sequences."""
+        return Clip(**{name: tensor[:count] for name, tensor in self.tensors().items()})
+
+    def joined(self, other: Clip) -> Clip:
+        """Return these sequences followed by those of ``other``, which has a ``rewarded`` where this one has."""
+        theirs = other.tensors()
+        return Clip(**{name: torch.cat([tensor, theirs[name]]) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that there are, by name."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def to(self, device: torch.device | str) -> Clip:
         """Return the clip on ``device``."""
-        return Clip(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Clip(**{name: tensor.to(device) for name, tensor in self.tensors().items()})

@@ -86,6 +86,15 @@ class Settings:
         return cls(**data)
 
 
+def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``given``, the output of :meth:`Settings.to_dict`, with ``changes``, which may be as deep."""
+    both = dict(given)
+    for name, value in changes.items():
+        before = given.get(name)
+        both[name] = merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
 def field_names(cls: type[Settings]) -> list[str]:
     """Return the names of a settings class's fields."""
     return [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
