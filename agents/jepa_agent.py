@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
@@ -25,13 +23,11 @@ from ..core.trees import flatten_tree, unflatten_tree
 from ..envs import ActionCodec, Environments, EpisodeStore, ObservationCodec, make_environments
 from ..planners import ActionSpec
 from ..world_model import JEPA, Learner
-from .actor import CategoricalActor, DeterministicActor
 from .behaviour import Behaviour
-from .controller import Controller, ControllerState
+from .controller import ControllerState
 from .devices import choose_device, memory_explained
-from .objective import RewardObjective
 from .online import OnlineTraining
-from .policy import PlanningPolicy
+from .policy import PlanningPolicy, reward_policy
 from .pretrain import take_statistics
 from .pretrained import pretrained_model, require_spaces, settings_from, take_over
 from .recordings import Recordings, described_lack, require_same
@@ -136,8 +132,8 @@ class JEPAAgent(SB3Surface):
         self.built_anew = [] if pretrained is None else take_over(self.model, pretrained)
         self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
-        self.acting_policy = self._policy(s.acting, self.behaviour.actor)
-        self.planning_policy = self._policy(s.planning, self.behaviour.mean_actor)
+        self.acting_policy = reward_policy(self, s.acting, self.behaviour.actor)
+        self.planning_policy = reward_policy(self, s.planning, self.behaviour.mean_actor)
 
     def stream(self, name: str, index: int = 0) -> int:
         """Return the seed of one of the agent's random streams."""
@@ -172,39 +168,7 @@ class JEPAAgent(SB3Surface):
         if planner == "policy":
             shared.setdefault("proposals", 1)
         planning = self.settings.planning.replace(planner=planner, **shared)
-        return self._policy(planning, self.behaviour.mean_actor, own)
-
-    def _policy(
-        self,
-        planning: PlanningSettings,
-        actor: DeterministicActor | CategoricalActor,
-        own: Mapping[str, Any] | None = None,
-    ) -> PlanningPolicy:
-        behaviour = self.behaviour
-
-        def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-            surprise = actor.surprise(latents, actions, planning.proposal_noise)
-            return planning.prior_weight * behaviour.reward_scale * surprise
-
-        objective = partial(
-            RewardObjective,
-            self.model,
-            value=behaviour.value,
-            discount=self.settings.behaviour.discount,
-            deviation=deviation if planning.prior_weight else None,
-        )
-        controller = Controller(
-            self.model,
-            planning.build(self.spec, own or {}),
-            objective,
-            actor,
-            proposals=planning.proposals,
-            proposal_noise=planning.proposal_noise,
-            execute=planning.execute,
-        )
-        return PlanningPolicy(
-            controller, self.observation_codec, self.action_codec, self.seed, self.settings.exploration
-        )
+        return reward_policy(self, planning, self.behaviour.mean_actor, own)
 
     # Learning
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +17,12 @@ from ..envs import ActionCodec, ObservationCodec
 from ..planners import Planner
 from .controller import Controller, ControllerState
 from .devices import memory_explained
+from .objective import RewardObjective
+
+if TYPE_CHECKING:
+    from .actor import CategoricalActor, DeterministicActor
+    from .jepa_agent import JEPAAgent
+    from .settings import PlanningSettings
 
 
 class PlanningPolicy:
@@ -93,3 +100,44 @@ class PlanningPolicy:
             actions, state = self.controller.act(state, observations, reset, explore)
         native = self.action_codec.decode(actions.cpu().numpy())
         return (native if batched else native[0]), state
+
+
+def reward_policy(
+    agent: JEPAAgent,
+    planning: PlanningSettings,
+    actor: DeterministicActor | CategoricalActor,
+    own: Mapping[str, Any] | None = None,
+) -> PlanningPolicy:
+    """Return what plans for the rewards that an agent's model predicts and the value that its critic gives their end.
+
+    Args:
+        agent: whose model and behaviour are used, as they learn on.
+        planning: how to plan.
+        actor: proposes plans; to leave it has its price.
+        own: settings of the planner itself.
+    """
+    behaviour = agent.behaviour
+
+    def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        surprise = actor.surprise(latents, actions, planning.proposal_noise)
+        return planning.prior_weight * behaviour.reward_scale * surprise
+
+    objective = partial(
+        RewardObjective,
+        agent.model,
+        value=behaviour.value,
+        discount=agent.settings.behaviour.discount,
+        deviation=deviation if planning.prior_weight else None,
+    )
+    controller = Controller(
+        agent.model,
+        planning.build(agent.spec, own or {}),
+        objective,
+        actor,
+        proposals=planning.proposals,
+        proposal_noise=planning.proposal_noise,
+        execute=planning.execute,
+    )
+    return PlanningPolicy(
+        controller, agent.observation_codec, agent.action_codec, agent.seed, agent.settings.exploration
+    )
