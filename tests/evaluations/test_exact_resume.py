@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import cloudpickle
 import gymnasium as gym
@@ -14,10 +16,13 @@ import pytest
 import torch
 
 from forethought.agents.online import OnlineTraining
+from forethought.core.errors import CheckpointError, RunFolderError
 from forethought.core.runs import Run
 from forethought.core.trees import unflatten_tree
 from forethought.envs import EpisodeStore
 from forethought.evaluations import TrainSettings, resume, train
+from forethought.evaluations.collect import CollectSettings, collect
+from forethought.evaluations.pretraining import PretrainSettings, pretrain
 from forethought.planners import available_planners, planner_class
 from forethought.planners.check import example_specs
 
@@ -82,6 +87,79 @@ def test_a_run_stopped_between_any_two_steps_ends_like_the_unbroken_one(
     tmp_path, monkeypatch, task, planner, environments
 ):
     check_that_stopping_changes_nothing(asked(task, planner, environments), tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def going_on(tmp_path):
+    """What a run is asked for that goes on from a world model, and in whose mix recorded episodes stay."""
+    collect(CollectSettings("Pendulum-v1", episodes=4, max_steps=40, jobs=1), tmp_path / "store")
+    small = {"model": {"latent_dims": 8, "hidden": 16, "directions": 8}, "updates": 4, "batch_size": 4}
+    pretrain(PretrainSettings(str(tmp_path / "store"), checkpoints=1, training=small), tmp_path / "pretrained")
+    changes = {
+        name: value for name, value in asked("Pendulum-v1", "policy", 2).agent_settings.items() if name != "model"
+    }
+    paths = {"world_model": str(tmp_path / "pretrained"), "store": str(tmp_path / "store")}
+    return TrainSettings("Pendulum-v1", steps=90, evaluations=2, episodes=1, agent_settings=changes, **paths)
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_so_does_one_with_recorded_episodes_without_the_world_model_that_it_went_on_from(
+    tmp_path, monkeypatch, going_on
+):
+    begin = OnlineTraining.begin
+
+    def forget(training):
+        begin(training)
+        if (tmp_path / "run").exists():
+            shutil.rmtree(tmp_path / "pretrained", ignore_errors=True)
+
+    monkeypatch.setattr(OnlineTraining, "begin", forget)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+    check_that_stopping_changes_nothing(going_on, tmp_path, monkeypatch)
+    assert not (tmp_path / "pretrained").exists()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()} == before
+    assert Run.open(tmp_path / "run").manifest["built_anew"] == ["continue_head", "reward_head"]
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed", "ignore:.*config.json was changed")
+def test_a_run_goes_on_with_the_very_episodes_that_it_learned_from_wherever_they_are(tmp_path, monkeypatch, going_on):
+    monkeypatch.chdir(tmp_path)  # and is told of them by relative paths
+    going_on = going_on.replace(world_model="pretrained", store="store")
+    learn = OnlineTraining.learn
+
+    def stopped(training, updates):
+        learn(training, updates)
+        if training.steps == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(OnlineTraining, "learn", stopped)
+    assert train(going_on, tmp_path / "run").status == "interrupted"
+    monkeypatch.setattr(OnlineTraining, "learn", learn)
+    monkeypatch.chdir("/")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="store holds no episode store"):
+        resume(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    shutil.copytree(tmp_path / "moved", tmp_path / "more")
+    collect(CollectSettings("Pendulum-v1", episodes=1, max_steps=40, jobs=1), tmp_path / "more")
+    for changes, error, said in (
+        ({"store": str(tmp_path / "more")}, CheckpointError, "have changed, or are others: there are 200 steps"),
+        ({"store": ""}, CheckpointError, "give them"),
+        ({"world_model": ""}, RunFolderError, "another run"),
+    ):
+        moved = {"store": str(tmp_path / "moved")}
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config | moved | changes))
+        with (
+            pytest.raises(error, match=said),
+            pytest.warns(UserWarning, match="goes on with other settings")
+            if (error is CheckpointError)
+            else nullcontext(),
+        ):
+            resume(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | moved))
+    with pytest.warns(UserWarning, match="goes on with other settings: store was"):
+        assert resume(tmp_path / "run").status == "finished"
+    assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
 
 
 def test_so_does_one_whose_environments_run_and_crash_in_processes_of_their_own(tmp_path, monkeypatch):

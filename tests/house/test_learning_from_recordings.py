@@ -90,6 +90,30 @@ def test_plans_to_goals_are_compared_and_mistakes_named(forethought, run):
 
 
 @pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_an_agent_goes_on_from_a_world_model_and_recorded_episodes(forethought, run, walks, tmp_path):
+    agent = ("--world-model", run, "--steps", 30, "--learning-starts", 20, "--batch-size", 4)
+    brief = ("--evaluations", 1, "--episodes", 1, "--planning.budget", 20, "--planning.proposals", 2)
+    outcome = forethought("train", "two-room", "--store", walks, *agent, *brief, "--out", tmp_path / "agent")
+    assert outcome.code == 0, outcome.err
+    assert "The pretrained world model had no continue_head and no reward_head: built anew." in outcome.out
+    config = json.loads((tmp_path / "agent" / "config.json").read_text())
+    assert config["agent_settings"]["model"]["latent_dims"] == 8
+    assert config["agent_settings"]["model"]["heads"]
+    for arguments, parts in (
+        (("Pendulum-v1", *agent), ("(64, 64, 3)", "(3,)")),
+        (("two-room", *agent, "--model.latent-dims", 16), ("model.latent_dims = 16 contradicts",)),
+        (("two-room", *agent, "--agent", "sac"), ("unrecognized options",)),
+        (("two-room", "--agent", "sac", "--world-model", run), ("'sac' learns without world_model",)),
+        (("two-room", "--store", tmp_path), ("holds no episode store",)),
+        (("two-room", "--world-model", walks), ("holds no world model",)),
+        (("--resume", tmp_path / "agent", "--store", walks), ("leave out --store",)),
+    ):
+        refused = forethought("train", *arguments, *(() if "--resume" in arguments else ("--out", tmp_path / "other")))
+        assert refused.is_one_sentence_about(*parts), refused
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
 def test_the_time_to_goal_is_learned_for_a_run_and_several_runs_are_judged_together(forethought, run, walks, tmp_path):
     other = tmp_path / "other"
     assert forethought("pretrain", walks, *TINY, "--seed", 1, "--out", other).code == 0
