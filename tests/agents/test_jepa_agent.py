@@ -365,7 +365,7 @@ def test_a_model_is_given_vision_that_fits_the_images(small):
         return JEPAAgent(lambda: Target(observation_space=spaces.Box(0, 255, shape, np.uint8)), **small)
 
     vision = agent(84, 84, 3).settings.model.vision
-    assert (vision.image_size, vision.patch_size) == (84, 12)
-    assert agent(64, 64).settings.model.vision.patch_size == 8
+    assert (vision.image_size, vision.patch_size) == (84, 21)
+    assert agent(64, 64).settings.model.vision.patch_size == 16
     with pytest.raises(SettingsError, match=r"square, not 64 x 48.*ResizeObservation"):
         agent(64, 48, 3)
