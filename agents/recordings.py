@@ -47,16 +47,15 @@ class Recordings:
     """
 
     def __init__(self, store: EpisodeStore | str | os.PathLike[str]) -> None:
-        self.folder: str | None = None
         if isinstance(store, EpisodeStore):
             self.store = store
         elif isinstance(store, str | os.PathLike):
-            self.folder = os.path.abspath(store)
             if read_header(Path(store)) is None:
                 raise CheckpointError(f"{store} holds no episode store; forethought collect and import make one.")
             self.store = EpisodeStore.open(store, read_only=True)
         else:
             raise SettingsError(f"store is the folder of an episode store, or one, not {type(store).__name__}.")
+        self.folder = None if self.store.folder is None else os.path.abspath(self.store.folder)
         self.rows = self.store.rows
         if not self.rows:
             raise SettingsError(f"{self} hold no step: record some first.")

@@ -141,12 +141,10 @@ class Columns:
     def _allocate(self, name: str, capacity: int) -> Array:
         shape, dtype = self._types[name]
         if self._read_only and self._folder is not None:
-            used = (capacity, *shape)
-            return (
-                np.asarray(np.memmap(self._folder / f"{name}.bin", dtype, "c", shape=used))
-                if capacity
-                else np.zeros(used, dtype)
-            )
+            shape = (capacity, *shape)
+            if not capacity:  # which cannot be mapped
+                return np.zeros(shape, dtype)
+            return np.asarray(np.memmap(self._folder / f"{name}.bin", dtype, "c", shape=shape))
         shape = (max(capacity, _LEAST_CAPACITY), *shape)
         if self._folder is None:
             return np.zeros(shape, dtype)

@@ -48,6 +48,9 @@ class EpisodeStore:
             learned from. 0 for none; otherwise episodes come whole, by :meth:`add_episode`.
         read_only: never write to ``folder``, which holds a store; nothing can be added.
 
+    Attributes:
+        folder: where the rows are kept, or ``None``.
+
     Raises:
         CheckpointError: if what ``folder`` holds is damaged, of another version or of other dimensions.
     """
@@ -70,9 +73,8 @@ class EpisodeStore:
         self.observation_shape, self.action_dims, self.num_envs = shape, action_dims, num_envs
         self.state_dims = state_dims
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.uint8)
-        self._columns = Columns(
-            shape, dtype, action_dims, state_dims, None if folder is None else Path(folder), read_only
-        )
+        self.folder = None if folder is None else Path(folder)
+        self._columns = Columns(shape, dtype, action_dims, state_dims, self.folder, read_only)
         self._now = np.zeros((num_envs, *shape), dtype)
         self._began = np.zeros(num_envs, bool)
         self._open_episode = np.full(num_envs, _NONE, np.int64)  # none until its first step

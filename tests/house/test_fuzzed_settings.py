@@ -307,7 +307,7 @@ def as_options(data: dict[str, Any], prefix: str = "") -> list[str]:
 @repeatably(6)
 @given(made(JEPAAgentSettings), made(TrainSettings))
 def test_settings_are_the_same_after_json_and_after_the_command_line(own, training):
-    training = training.replace(agent="jepa", task="Pendulum-v1", agent_settings=own.to_dict())
+    training = training.replace(agent="jepa", task="Pendulum-v1", world_model="", agent_settings=own.to_dict())
     assert TrainSettings.from_dict(json.loads(json.dumps(training.to_dict(), allow_nan=False))) == training
     assert JEPAAgentSettings.from_dict(json.loads(json.dumps(own.to_dict(), allow_nan=False))) == own
     shared = {name: value for name, value in training.to_dict().items() if name not in ("agent_settings", "task")}

@@ -115,10 +115,9 @@ def _option(arguments: Sequence[str], option: str, default: str = "") -> str:
     """Find the value of an option on which depends what the other arguments mean."""
     value = default
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument == option and following is not None:
-            value = following
-        elif argument.startswith(f"{option}="):
-            value = argument.removeprefix(f"{option}=")
+        name, equals, assigned = argument.partition("=")
+        if name.replace("_", "-") == option and (equals or following is not None):
+            value = assigned if equals else following or ""
     return value
 
 
