@@ -141,10 +141,12 @@ class Columns:
     def _allocate(self, name: str, capacity: int) -> Array:
         shape, dtype = self._types[name]
         if self._read_only and self._folder is not None:
-            shape = (capacity, *shape)
-            if not capacity:  # which cannot be mapped
-                return np.zeros(shape, dtype)
-            return np.asarray(np.memmap(self._folder / f"{name}.bin", dtype, "c", shape=shape))
+            path = self._folder / f"{name}.bin"
+            shape = (
+                path.stat().st_size // self._bytes(name, 1),
+                *shape,
+            )  # all, because links may lead beyond the count
+            return np.asarray(np.memmap(path, dtype, "c", shape=shape)) if shape[0] else np.zeros(shape, dtype)
         shape = (max(capacity, _LEAST_CAPACITY), *shape)
         if self._folder is None:
             return np.zeros(shape, dtype)
