@@ -84,8 +84,8 @@ class JEPAAgentSettings(Settings):
     them model and critic miss the edge that must not be crossed, or forget it once it is no longer met. Where chance
     decides on the end, it is expected too often."""
     recorded_share: Annotated[float, Range(gt=0, lt=1)] = 0.5
-    """Share of the clips drawn from recorded episodes, where the agent was given a store; at least one clip is
-    recorded, and one its own. ``endings`` holds in each part."""
+    """Share of the clips drawn from recorded episodes, where the agent was given a store; at least one is recorded,
+    and one its own. ``endings`` holds in each part."""
     recorded_rewards: bool = True
     """Whether rewards and ends in the store are those of the task. If not, only encoder and predictor learn from it."""
     updates_per_step: Annotated[float, Range(gt=0, le=100)] = 1.0

@@ -142,11 +142,8 @@ class Columns:
         shape, dtype = self._types[name]
         if self._read_only and self._folder is not None:
             path = self._folder / f"{name}.bin"
-            shape = (
-                path.stat().st_size // self._bytes(name, 1),
-                *shape,
-            )  # all, because links may lead beyond the count
-            return np.asarray(np.memmap(path, dtype, "c", shape=shape)) if shape[0] else np.zeros(shape, dtype)
+            held = path.stat().st_size // self._bytes(name, 1)  # all, because links may lead beyond the count
+            return np.asarray(np.memmap(path, dtype, "c", shape=(held, *shape)))
         shape = (max(capacity, _LEAST_CAPACITY), *shape)
         if self._folder is None:
             return np.zeros(shape, dtype)
