@@ -91,7 +91,7 @@ MISTAKES = {
     "train Pendulum-v1 --steps many": ["--steps", "'many'"],
     "train Pendulum-v1 --seed": ["'--seed'"],
     "train Pendulum-v1 Ant-v5": ["ant-v5"],
-    "evaluate": ["missing", "run"],
+    "evaluate": ["which run"],
     "evaluate runs/x --planer cem": ["--planer", "did you mean --planners?"],
     "compare --tasks Pendulum-v1 --sed 3": ["--sed", "did you mean --seeds?"],
 }
