@@ -179,6 +179,9 @@ def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):
     shown = forethought("pretrain", walks, "--help").out
     assert re.search(r"--model\.vision\.patch-size INT\s", shown)
     assert forethought("pretrain", "--help").code == forethought("collect", "--help").code == 0
+    for option in ("--model", "--preset"):
+        assert "takes images of the shape (224, 224, 3)" in forethought("pretrain", walks, option, "lewm").err
+        assert "Did you mean 'lewm-small'" in forethought("pretrain", walks, f"{option}=lewm-smal").err
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class PretrainOptions(PretrainSettings):
 
     store: Annotated[Positional[str], tyro.conf.arg(metavar="STORE")] = ""
     """Folder of the store (forethought collect or import makes one)."""
-    model: Annotated[str, tyro.conf.arg(name="preset", metavar="NAME")] = ""
+    model: Annotated[str, tyro.conf.arg(name="preset", aliases=("--model",), metavar="NAME")] = ""
     """World model by name: lewm, lewm-small or state; by default the one that fits the observations. The options below
     change it."""
     training: Suppress[dict[str, Any]] = field(default_factory=dict)
@@ -121,10 +121,9 @@ def _store(arguments: Sequence[str]) -> str:
 def _preset(arguments: Sequence[str]) -> str:
     name = PretrainSettings.model
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument == "--preset" and following is not None:
-            name = following
-        elif argument.startswith("--preset="):
-            name = argument.removeprefix("--preset=")
+        option, equals, assigned = argument.partition("=")
+        if option in ("--preset", "--model"):
+            name = assigned if equals else following or name
     if name and name not in PRESETS:
         raise UnknownNameError(f"Unknown world model {name!r}.{did_you_mean(name, PRESETS)}")
     return name
