@@ -50,9 +50,11 @@ class GoalPlanningSettings(Settings):
 
 
 GOAL_PRESETS = {
+    "closed-loop": GoalPlanningSettings(),
     "lewm-paper": GoalPlanningSettings(preset="lewm-paper", budget=None, execute=5, form="last", bounded=False),
 }
-"""By a name that can take a planner's place. lewm-paper is how LeWorldModel plans (arXiv 2603.19312): 9,000 candidates,
+"""By a name that can take a planner's place. closed-loop is the default: plans are made anew after every block, and
+begin with what is left of the last one. lewm-paper is how LeWorldModel plans (arXiv 2603.19312): 9,000 candidates,
 without bounds, the mean returned, and five blocks executed without looking."""
 
 

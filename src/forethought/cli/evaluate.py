@@ -40,7 +40,7 @@ class EvaluateOptions(Settings):
     seed, which are judged together."""
     planners: str | None = None
     """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself, and cem seeks goals.
-    To goals, lewm-paper plans as its paper does."""
+    To goals, closed-loop is the default, and lewm-paper plans as its paper does."""
     budget: str = "300"
     """With --planners or goals: evaluations + 2 x gradients that each may spend on a plan. With goals there may be
     several, such as 100,300,900."""
