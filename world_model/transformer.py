@@ -144,7 +144,7 @@ class TransformerPredictor(nn.Module):
         *lead, steps, dims = encoded_actions.shape
         state = state.map(lambda tensor: tensor.expand(*lead, *tensor.shape[len(lead) :]).flatten(0, len(lead) - 1))
         encoded_actions = encoded_actions.reshape(-1, steps, dims)
-        remembered = _Remembered(self) if state.past is None and not self.training else None
+        remembered = _Remembered(self, encoded_actions) if state.past is None and not self.training else None
         rollout, read = [], []
         for encoded in encoded_actions.unbind(1):
             window = Past.of(state, encoded)
@@ -181,18 +181,21 @@ class TransformerPredictor(nn.Module):
 class _Remembered:
     """Predicts step after step of one rollout, and computes nothing twice that stays as it was.
 
-    What an action does to the layers is the same wherever it stands in the window. As long as the window grows, the
-    steps in it keep their positions, so that what the layers made of them remains; once it slides, only the modulation
-    does.
+    What an action does to the layers is the same wherever it stands in the window, and is computed for all steps at
+    once. As long as the window grows, the steps in it keep their positions, so that what the layers made of them
+    remains; once it slides, it does not.
 
     Args:
         predictor: in evaluation mode; the rollout begins without a past.
+        encoded_actions: (M, H, D), of all steps.
     """
 
-    def __init__(self, predictor: TransformerPredictor) -> None:
+    def __init__(self, predictor: TransformerPredictor, encoded_actions: Tensor) -> None:
         self._predictor = predictor
-        self._modulations: list[list[Tensor]] = [[] for _ in predictor.layers]
-        self._keys_values: list[KeysValues | None] = [None] * len(predictor.layers)
+        condition = F.silu(encoded_actions)
+        self._layers = [layer for layer in predictor.layers if isinstance(layer, TransformerLayer)]
+        self._modulations = [layer.modulation(condition) for layer in self._layers]  # each (M, H, 6 D)
+        self._keys_values: list[KeysValues | None] = [None] * len(self._layers)
         self._steps = 0
 
     def newest(self, window: Past) -> Tensor:
@@ -201,21 +204,16 @@ class _Remembered:
         length = window.latents.shape[1]
         slides = self._steps > length
         tokens = window.latents + predictor.positions[:, :length]
-        condition = F.silu(window.actions[:, -1:])
+        now = slice(self._steps - length if slides else self._steps - 1, self._steps)
         if not slides:
             tokens = tokens[:, -1:]
-        for index, layer in enumerate(predictor.layers):
-            assert isinstance(layer, TransformerLayer)
-            known = self._modulations[index]
-            known.append(layer.modulation(condition))
-            del known[:-length]
-            is_last = index == len(predictor.layers) - 1
+        for index, layer in enumerate(self._layers):
+            modulation = self._modulations[index][:, now]
             if slides:
-                tokens, _ = layer.modulated(tokens, torch.cat(known, 1), newest=is_last)
+                tokens, _ = layer.modulated(tokens, modulation, newest=index == len(self._layers) - 1)
             else:
-                tokens, self._keys_values[index] = layer.modulated(
-                    tokens, known[-1], newest=True, earlier=self._keys_values[index]
-                )
+                earlier = self._keys_values[index]
+                tokens, self._keys_values[index] = layer.modulated(tokens, modulation, newest=True, earlier=earlier)
         features: Tensor = predictor.norm(tokens)[:, 0]
         return features
 

@@ -246,6 +246,8 @@ def attend(
 
     On CPUs the fused one takes several times as long in half precision as its parts, forward and backward.
     """
+    if k.shape[-2] == 1 and seen is None and not dropout:  # there is but one thing to find
+        return v.expand(q.shape)
     if q.device.type != "cpu" or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, seen, dropout, causal)
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
