@@ -11,14 +11,15 @@ Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies th
 self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
 model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, corrected in the manner of
 the doubly robust estimator (arXiv 1511.03722), though without importance weights; PopArt (arXiv 1602.07714) for an
-output layer that keeps its values when their scale changes.
+output layer that keeps its values when their scale changes; Plan2Explore (arXiv 2005.05960) for disagreement as a
+reward.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -31,12 +32,19 @@ from ..core.settings import Range, Width
 from ..world_model import JEPA, ComputeSettings, LatentState, Optimization, OptimizationSettings
 from .actor import CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
+from .objective import RewardKind, reward_of
+
+DISAGREEMENT_MEMORY = 100
+"""Updates over which the size of the disagreement is averaged."""
 
 
 @dataclass(frozen=True)
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
+    reward: RewardKind = "task"
+    """What actor and critic are to collect: the reward of the task; or the disagreement of the model's ensemble, which
+    explores, whatever the task (it needs model.ensemble)."""
     learning_rate: Annotated[float, Range(gt=0, le=1)] = 1e-3
     """AdamW's step size for the critic."""
     actor_learning_rate: Annotated[float, Range(gt=0, le=1)] = 3e-4
@@ -133,6 +141,11 @@ class Behaviour(nn.Module):
         Returns:
             Scalars by name, detached.
         """
+        if self.settings.reward == "disagreement":
+            clip = replace(clip, rewards=self._disagreement(clip, latents, model))
+            size = float((clip.rewards * clip.valid).sum() / clip.valid.sum())
+            memory = max(1 / DISAGREEMENT_MEMORY, 1 / (1 + self.optimization.updates))
+            mean_reward_size = float(torch.lerp(self.reward_scale, self.reward_scale.new_tensor(size), memory))
         if mean_reward_size > 0:  # as long as there was no reward, there is no better unit than the last
             self._measure_rewards_by(mean_reward_size)
         shape = clip.batch, 1 + (self.settings.value_expansion or 0), clip.actions.shape[-1]
@@ -220,12 +233,19 @@ class Behaviour(nn.Module):
         total, weight = latents.new_zeros(len(latents)), latents.new_ones(len(latents))
         for index in range(steps):
             step = model.step(LatentState(latents), act(latents, index).unsqueeze(1))
-            assert step.reward is not None
+            reward = reward_of(step, self.settings.reward)
             assert step.continues is not None
-            total = total + weight * step.reward[:, 0] / self.reward_scale
+            total = total + weight * reward[:, 0] / self.reward_scale
             weight = weight * self.settings.discount * step.continues[:, 0]
             latents = step.state.latents[:, 0].float()
         return total + weight * self._bootstrap(latents, noise)
+
+    @torch.no_grad()
+    def _disagreement(self, clip: Clip, latents: Tensor, model: JEPA) -> Tensor:
+        """Return by how much the ensemble disagrees on each step (B, T) of ``clip``."""
+        disagreement = model.disagreement(latents[:, :-1], clip.actions)
+        assert disagreement is not None
+        return disagreement
 
     def _bootstrap(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Return the smallest member's value (B,) of following the target copies from ``latents`` (B, D)."""

@@ -1,16 +1,14 @@
-"""The critic: an ensemble of action values on latents, evaluated as one batched product."""
+"""The critic: an ensemble of action values on latents."""
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from ..world_model import EnsembleMLP
 
 
-class CriticEnsemble(nn.Module):
+class CriticEnsemble(EnsembleMLP):
     """E independent MLPs of (latent, action), in units of the reward scale.
 
     Args:
@@ -20,26 +18,12 @@ class CriticEnsemble(nn.Module):
     """
 
     def __init__(self, latent_dims: int, action_dims: int, hidden: int, members: int) -> None:
-        super().__init__()
-        widths = [latent_dims + action_dims, hidden, hidden, 1]
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for inputs, outputs in itertools.pairwise(widths):
-            bound = 1 / math.sqrt(inputs)
-            self.weights.append(nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound)))
-            self.biases.append(nn.Parameter(torch.zeros(members, 1, outputs)))
+        super().__init__(latent_dims + action_dims, [hidden, hidden], 1, members)
         nn.init.zeros_(self.weights[-1])
 
-    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:  # type: ignore[override]
         """Return values (E, ...) of ``actions`` (..., A) in ``latents`` (..., D)."""
-        inputs = torch.cat([latents, actions], -1)
-        members = self.weights[0].shape[0]
-        hidden = inputs.reshape(1, -1, inputs.shape[-1]).expand(members, -1, -1)
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
-            if layer < last:
-                hidden = F.silu(F.layer_norm(hidden, hidden.shape[-1:]))
-        return hidden.float().reshape(members, *inputs.shape[:-1])
+        return super().forward(torch.cat([latents, actions], -1)).squeeze(-1)
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply all values by ``factor``, a scalar, from now on."""

@@ -10,7 +10,25 @@ import torch
 from torch import Tensor
 
 from ..core.errors import SettingsError
-from ..world_model import JEPA, ComputeSettings, LatentState, Precision
+from ..world_model import JEPA, ComputeSettings, Imagination, LatentState, Precision, Step
+
+RewardKind = Literal["task", "disagreement"]
+
+
+def reward_of(imagined: Step | Imagination, kind: RewardKind) -> Tensor:
+    """Return what imagined steps bring: the task's reward, or the disagreement of the model's ensemble.
+
+    Raises:
+        SettingsError: the model has no head for it.
+    """
+    task = imagined.reward if isinstance(imagined, Step) else imagined.rewards
+    found = task if kind == "task" else imagined.disagreement
+    if found is None:
+        lack = ("no reward", "heads=True") if kind == "task" else ("no disagreement", "ensemble=5, for example")
+        raise SettingsError(
+            f"This world model predicts {lack[0]}, so plans cannot be judged by it: train it with {lack[1]}."
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,7 @@ class RewardObjective:
         value: latents (..., D) to values (...), or ``None`` for plans that end without one.
         discount: per model step.
         deviation: latents (..., D) and actions (..., A) to the cost (...) of taking them there, or ``None``.
+        reward: which; see :func:`reward_of`.
 
     Sources: the return estimate of TD-MPC2 (arXiv 2310.16828, section 3.2), with a soft termination mask; why plans
     should stay near the policy that the critic values: TD-M(PC)^2 (arXiv 2502.03550).
@@ -38,18 +57,12 @@ class RewardObjective:
     value: Callable[[Tensor], Tensor] | None
     discount: float
     deviation: Callable[[Tensor, Tensor], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        if self.model.reward_head is None:
-            raise SettingsError(
-                "This world model predicts no reward, so plans cannot be judged by it: train it with heads=True."
-            )
+    reward: RewardKind = "task"
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
         imagined = self.model.imagine(self.state, actions)
-        assert imagined.rewards is not None
-        gains, horizon = imagined.rewards, actions.shape[2]
+        gains, horizon = reward_of(imagined, self.reward), actions.shape[2]
         if self.deviation is not None:
             now = self.state.latents[:, None, None].expand(-1, actions.shape[1], 1, -1)
             gains = gains - self.deviation(torch.cat([now, imagined.latents[:, :, :-1]], 2), actions)

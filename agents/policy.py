@@ -128,6 +128,7 @@ def reward_policy(
         value=behaviour.value,
         discount=agent.settings.behaviour.discount,
         deviation=deviation if planning.prior_weight else None,
+        reward=agent.settings.behaviour.reward,
     )
     controller = Controller(
         agent.model,

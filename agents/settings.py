@@ -110,6 +110,11 @@ class JEPAAgentSettings(Settings):
             raise SettingsError(
                 "JEPAAgentSettings.model.heads = False: this agent plans by the reward that heads predict."
             )
+        if self.behaviour.reward == "disagreement" and not self.model.ensemble:
+            raise SettingsError(
+                "JEPAAgentSettings.behaviour.reward = 'disagreement' needs networks that can disagree: "
+                "model.ensemble = 5, for example."
+            )
 
     def seeing(self, observation_shape: tuple[int, ...]) -> Self:
         """Return settings for observations of this shape: with vision, where they are images."""

@@ -1,12 +1,12 @@
 """World models: encode, predict, regularize and learn from clips. This room knows no environment and no planner."""
 
 from .compute import ComputeSettings, Precision, bf16_helps
-from .heads import ContinueHead, TwoHotHead, symexp, symlog
+from .heads import ContinueHead, DisagreementHead, TwoHotHead, symexp, symlog
 from .health import collapse_alarm, measure_health
 from .jepa import JEPA, JEPASettings, Losses
 from .learner import Learner
 from .lewm import LEWM, LEWM_SMALL, load_lewm
-from .networks import MLPEncoder, ResidualPredictor, RunningNormalizer
+from .networks import EnsembleMLP, MLPEncoder, ResidualPredictor, RunningNormalizer
 from .optimization import Optimization, OptimizationSettings
 from .presets import preset_for
 from .probe import linear_probe
@@ -43,6 +43,7 @@ __all__ = [
     "SIGReg",
     "unit_directions",
     "effective_rank",
+    "EnsembleMLP",
     "MLPEncoder",
     "ResidualPredictor",
     "RunningNormalizer",
@@ -53,6 +54,7 @@ __all__ = [
     "TransformerSettings",
     "TwoHotHead",
     "ContinueHead",
+    "DisagreementHead",
     "symlog",
     "symexp",
     "measure_health",

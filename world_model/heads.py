@@ -1,6 +1,7 @@
-"""Heads that read the predictor's features: reward (two-hot symlog regression) and continuation.
+"""Heads: reward (two-hot symlog regression) and continuation, read off the predictor's features; disagreement.
 
-Source: DreamerV3 (arXiv 2301.04104) for symlog and two-hot targets; TD-MPC2 (arXiv 2310.16828) for their use here.
+Sources: DreamerV3 (arXiv 2301.04104) for symlog and two-hot targets; TD-MPC2 (arXiv 2310.16828) for their use here;
+Plan2Explore (arXiv 2005.05960) for the disagreement of an ensemble of one-step predictions.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .networks import EnsembleMLP
 
 
 def symlog(values: Tensor) -> Tensor:
@@ -74,3 +77,32 @@ class ContinueHead(nn.Module):
         return F.binary_cross_entropy_with_logits(
             self.logits(features).float().squeeze(-1), 1 - terminated, reduction="none"
         )
+
+
+class DisagreementHead(nn.Module):
+    """Tells by how much networks that learned the same steps disagree on the next latent: where few were like it, much.
+
+    Each begins with other weights. They read latents without gradient, so that they leave the model as it is.
+
+    Args:
+        latent_dims, action_dims: D and A.
+        hidden: width of their hidden layers.
+        members: networks.
+    """
+
+    def __init__(self, latent_dims: int, action_dims: int, hidden: int, members: int) -> None:
+        super().__init__()
+        self.changes = EnsembleMLP(latent_dims + action_dims, [hidden, hidden], latent_dims, members)
+
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Return the variance (...) between members of what follows ``latents`` (..., D) and ``actions`` (..., A).
+
+        It is the mean over latent dimensions.
+        """
+        return self.changes(torch.cat([latents, actions], -1)).var(0, correction=0).mean(-1)
+
+    def loss(self, latents: Tensor, actions: Tensor, after: Tensor) -> Tensor:
+        """Return the squared error (...) against the latents ``after`` (..., D), the mean over members."""
+        latents, after = latents.detach(), after.detach()
+        found = self.changes(torch.cat([latents, actions], -1))
+        return (found - (after - latents)).square().mean(-1).mean(0)

@@ -22,7 +22,7 @@ from ..core.clip import Clip, ClipSpec
 from ..core.errors import SettingsError
 from ..core.parallel import ALONE, Ranks
 from ..core.settings import Range, Settings, Width
-from .heads import ContinueHead, TwoHotHead
+from .heads import ContinueHead, DisagreementHead, TwoHotHead
 from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
 from .sigreg import SIGReg, unit_directions
 from .state import Imagination, LatentState, Past, Step
@@ -81,6 +81,9 @@ class JEPASettings(Settings):
     """Weight of the reward head's cross-entropy."""
     continue_weight: LossWeight = 0.1
     """Weight of the continue head's cross-entropy."""
+    ensemble: Annotated[int, Range(ge=0, le=64)] = 0
+    """Networks beside the predictor that learn what follows each step, and by their disagreement tell where the model
+    has seen little; none by default, at least 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,6 +93,8 @@ class JEPASettings(Settings):
             raise SettingsError(
                 f"JEPASettings.latent_dims = {self.latent_dims} must be a multiple of {SIMPLEX} for simplicial latents."
             )
+        if self.ensemble == 1:
+            raise SettingsError("JEPASettings.ensemble = 1: a single network cannot disagree; 0 is for none.")
         history = self.transformer.history if self.transformer else 1
         if self.context > history:
             raise SettingsError(
@@ -110,6 +115,7 @@ class Losses:
     Attributes:
         total: the scalar to minimise.
         prediction, regularization, reward, continuation: unweighted parts, scalars.
+        ensemble: the error of the networks that disagree, a scalar; ``None`` where there are none.
         latents: (B, T + 1, D) encodings of the clip, detached, for those who learn behaviour on top.
     """
 
@@ -118,12 +124,13 @@ class Losses:
     regularization: Tensor
     reward: Tensor
     continuation: Tensor
+    ensemble: Tensor | None
     latents: Tensor
 
     def metrics(self) -> dict[str, Tensor]:
         """Return the scalar parts by name, detached."""
-        names = [field.name for field in fields(self) if field.name != "latents"]
-        return {name: getattr(self, name).detach() for name in names}
+        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "latents"}
+        return {name: part.detach() for name, part in parts.items() if part is not None}
 
 
 class JEPA(nn.Module):
@@ -179,6 +186,9 @@ class JEPA(nn.Module):
         self.reward_head = reward_head or (TwoHotHead(self.predictor.features, s.reward_bins) if s.heads else None)
         self.continue_head = continue_head or (ContinueHead(self.predictor.features) if s.heads else None)
         self.projector = mlp(s.latent_dims, [s.hidden], s.projector_dims) if s.regularize == "projector" else None
+        self.disagreement_head = (
+            DisagreementHead(s.latent_dims, action_dims, s.hidden, s.ensemble) if s.ensemble else None
+        )
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if s.target == "copy" else None
         self.regularizer = SIGReg()
 
@@ -246,18 +256,27 @@ class JEPA(nn.Module):
             after,
             reward=self.reward_head(features) if self.reward_head else None,
             continues=self.continue_head(features) if self.continue_head else None,
-            disagreement=None,
+            disagreement=self.disagreement(state.latents.expand_as(after.latents), actions),
         )
 
     def imagine(self, state: LatentState, actions: Tensor) -> Imagination:
         """Imagine ``actions`` (B, N, H, A): :meth:`step` repeated, with actions and heads each in one product."""
-        latents, features, _ = self.predictor.unroll(state.candidates(1), self.predictor.action_encoder(actions))
+        state = state.candidates(1)
+        latents, features, _ = self.predictor.unroll(state, self.predictor.action_encoder(actions))
+        before = state.latents.unsqueeze(-2).expand_as(latents[:, :, :1])
         return Imagination(
             latents,
             rewards=self.reward_head(features) if self.reward_head else None,
             continues=self.continue_head(features) if self.continue_head else None,
-            disagreement=None,
+            disagreement=self.disagreement(torch.cat([before, latents[:, :, :-1]], 2), actions),
         )
+
+    def disagreement(self, latents: Tensor, actions: Tensor) -> Tensor | None:
+        """Return by how much the ensemble disagrees (...) on what follows ``latents`` (..., D) and ``actions``.
+
+        ``None`` for a model without an ensemble.
+        """
+        return None if self.disagreement_head is None else self.disagreement_head(latents, actions)
 
     # Learning.
 
@@ -304,8 +323,13 @@ class JEPA(nn.Module):
         reward = masked_mean(self.reward_head.loss(features, clip.rewards), told) if self.reward_head else zero
         ends = masked_mean(self.continue_head.loss(features, clip.terminated), told) if self.continue_head else zero
         regularization = self._regularization(latents, valid, directions) if s.regularize != "nothing" else zero
+        seen = latents.detach().float()
+        others = self.disagreement_head
+        ensemble = masked_mean(others.loss(seen[:, :-1], clip.actions, seen[:, 1:])) if others else None
         total = prediction + s.regularizer_weight * regularization + s.reward_weight * reward + s.continue_weight * ends
-        return Losses(total, prediction, regularization, reward, ends, latents.detach().float())
+        if ensemble is not None:
+            total = total + ensemble
+        return Losses(total, prediction, regularization, reward, ends, ensemble, seen)
 
     def _regularization(self, latents: Tensor, valid: Tensor, directions: Tensor) -> Tensor:
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)  # the first observation is always real

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,6 +21,35 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+class EnsembleMLP(nn.Module):
+    """E independent networks of the same inputs, each :func:`mlp` in kind, evaluated as one batched product.
+
+    Args:
+        inputs, outputs: I and O.
+        hidden: widths of the hidden layers.
+        members: E.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, members: int) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for before, after in itertools.pairwise([inputs, *hidden, outputs]):
+            bound = 1 / math.sqrt(before)
+            self.weights.append(nn.Parameter(torch.empty(members, before, after).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.zeros(members, 1, after)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs (E, ..., O) for ``inputs`` (..., I)."""
+        members = self.weights[0].shape[0]
+        hidden = inputs.reshape(1, -1, inputs.shape[-1]).expand(members, -1, -1)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if layer < last:
+                hidden = F.silu(F.layer_norm(hidden, hidden.shape[-1:]))
+        return hidden.float().reshape(members, *inputs.shape[:-1], -1)
 
 
 LatentForm = Literal["free", "layer", "simplicial"]

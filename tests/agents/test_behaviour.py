@@ -10,6 +10,7 @@ import torch
 from forethought.agents.actor import JOINT_ACTIONS_LIMIT, CategoricalActor
 from forethought.agents.behaviour import Behaviour, BehaviourSettings
 from forethought.agents.critic import CriticEnsemble
+from forethought.agents.objective import RewardObjective
 from forethought.core.clip import Clip
 from forethought.core.errors import UnsupportedSpaceError
 from forethought.world_model import JEPA, JEPASettings, LatentState, Step
@@ -163,6 +164,24 @@ def test_learning_behaviour_in_imagination_leaves_the_model_alone():
     behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0, MODEL)
     assert all(torch.equal(value, before[name]) for name, value in MODEL.state_dict().items())
     assert all(parameter.grad is None for parameter in MODEL.parameters())
+
+
+def test_disagreement_can_be_what_is_collected():
+    model = JEPA(3, 2, JEPASettings(latent_dims=4, hidden=16, ensemble=3))
+    behaviour, clip = make_behaviour(reward="disagreement"), make_clip([1.0, 1.0], [0.0, 0.0], [7.0, 7.0])
+    latents = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    expected = model.disagreement(latents[:, :-1], clip.actions)
+    seen = []
+    behaviour._losses = lambda clip, *rest: seen.append(clip.rewards) or Behaviour._objective(behaviour, clip, *rest)
+    behaviour.update(clip, latents, 7.0, model)
+    assert torch.equal(seen[0], expected)
+    assert behaviour.reward_scale == pytest.approx(expected.mean().item(), rel=1e-4)  # the first tells it all
+    state = LatentState(latents[:, 0])
+    plans = torch.rand(1, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+    cost = RewardObjective(model, state, None, 0.5, reward="disagreement")(plans)
+    imagined = model.imagine(state, plans)
+    alive = torch.cat([torch.ones(1, 5, 1), imagined.continues[..., :1]], 2)
+    torch.testing.assert_close(cost, -(imagined.disagreement * alive * torch.tensor([1.0, 0.5])).sum(2))
 
 
 def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():

@@ -349,6 +349,20 @@ def test_the_policy_planner_can_choose_among_several_proposals(small):
     assert agent.planning_with("policy", proposals=8).controller.proposals == 8
 
 
+def test_an_agent_can_explore_for_its_own_sake(small):
+    small["model"]["ensemble"] = 3
+    scales = {}
+    for reward in ("task", "disagreement"):
+        small["behaviour"]["reward"] = reward
+        agent = JEPAAgent("Pendulum-v1", **small).learn(60)
+        scales[reward] = float(agent.behaviour.reward_scale)
+        assert np.isfinite(agent.predict(np.zeros(3, np.float32))[0]).all()
+    assert scales["disagreement"] < 0.5 < scales["task"]  # Pendulum's own rewards are of the size of 5
+    small["model"]["ensemble"] = 0
+    with pytest.raises(SettingsError, match=r"model.ensemble = 5"):
+        JEPAAgent("Pendulum-v1", **small)
+
+
 def test_misspelt_settings_name_the_nearest(small):
     with pytest.raises(SettingsError, match="latent_dims"):
         JEPAAgent(Target, model={"latent_dim": 8})

@@ -11,6 +11,7 @@ from forethought.core.errors import SettingsError
 from forethought.envs import EpisodeStore, make_env, make_environments
 from forethought.world_model import (
     JEPA,
+    DisagreementHead,
     JEPASettings,
     LatentState,
     Learner,
@@ -54,7 +55,7 @@ def recorded() -> EpisodeStore:
 
 
 def test_imagining_is_stepping_repeatedly():
-    model = make_model()
+    model = make_model(ensemble=3)
     state = LatentState(torch.randn(3, 8))
     actions = torch.rand(3, 5, 4, 2) * 2 - 1
     imagined = model.imagine(state, actions)
@@ -63,6 +64,7 @@ def test_imagining_is_stepping_repeatedly():
         torch.testing.assert_close(imagined.latents[:, :, h], step.state.latents)
         torch.testing.assert_close(imagined.rewards[:, :, h], step.reward)
         torch.testing.assert_close(imagined.continues[:, :, h], step.continues)
+        torch.testing.assert_close(imagined.disagreement[:, :, h], step.disagreement)
         state = step.state
     assert imagined.latents.shape == (3, 5, 4, 8)
     assert imagined.rewards.shape == imagined.continues.shape == (3, 5, 4)
@@ -169,6 +171,39 @@ def test_a_model_without_heads_imagines_latents_only():
     imagined = make_model(heads=False).imagine(LatentState(torch.randn(1, 8)), torch.zeros(1, 2, 3, 2))
     assert imagined.rewards is None
     assert imagined.continues is None
+
+
+def test_an_ensemble_leaves_the_rest_of_the_model_as_it_is():
+    clip, gradients = make_clip(), []
+    alone = make_model()
+    for members in (0, 4):
+        model = make_model(ensemble=members)
+        model.load_state_dict(alone.state_dict(), strict=False)
+        model(clip, model.draw_directions(torch.Generator().manual_seed(0))).total.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if not name.startswith("disagreement")})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+def test_an_ensemble_agrees_on_what_it_has_learned_and_on_nothing_else():
+    torch.manual_seed(0)
+    head = DisagreementHead(latent_dims=4, action_dims=1, hidden=32, members=5)
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    seen = torch.randn(256, 4), torch.rand(256, 1) - 1  # actions below zero only
+    for _ in range(500):
+        optimizer.zero_grad()
+        head.loss(*seen, seen[0] + seen[1] * seen[0].flip(-1)).mean().backward()
+        optimizer.step()
+    fresh = torch.randn(256, 4)
+    known, unknown = (head(fresh, torch.rand(256, 1) + low).mean() for low in (-1, 1))
+    assert unknown > 3 * known
+
+
+def test_what_disagrees_must_be_several():
+    assert make_model().imagine(LatentState(torch.randn(2, 8)), torch.zeros(2, 1, 3, 2)).disagreement is None
+    with pytest.raises(SettingsError, match="cannot disagree"):
+        JEPASettings(ensemble=1)
 
 
 def test_a_non_finite_loss_changes_no_weight_and_is_counted():
