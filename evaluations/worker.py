@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.errors import ForethoughtError
+from ..core.memory import keep_freed_memory
 from ..core.runs import Run
 from .settings import TrainSettings
 from .training import resume, train
@@ -31,4 +32,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     raise SystemExit(main(sys.argv[1:]))

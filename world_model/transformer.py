@@ -263,20 +263,23 @@ class TransformerLayer(nn.Module):
         """
         shift, scale, gate, shift_h, scale_h, gate_h = modulation.chunk(MODULATIONS, -1)
         normal = self.norm_attention(_modulated(tokens, shift, scale))
-        if newest:
+        if newest and tokens.shape[1] > 1:
             tokens, gate, shift_h, scale_h, gate_h = (part[:, -1:] for part in (tokens, gate, shift_h, scale_h, gate_h))
         attended, kept = self._attended(normal, seen, newest, earlier)
-        tokens = tokens + gate * self.dropout(attended)
+        tokens = torch.addcmul(tokens, gate, self.dropout(attended))
         hidden = self.inner(self.norm_hidden(_modulated(tokens, shift_h, scale_h)))
-        return tokens + gate_h * self.dropout(self.outer(self.dropout(F.gelu(hidden)))), kept
+        return torch.addcmul(tokens, gate_h, self.dropout(self.outer(self.dropout(F.gelu(hidden))))), kept
 
     def _attended(
         self, tokens: Tensor, seen: Tensor | None, newest: bool, earlier: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         inner = self.qkv.out_features // 3
-        asking, weight = (tokens[:, -1:] if newest else tokens), self.qkv.weight
-        q = self._heads(F.linear(asking, weight[:inner]))
-        k, v = (self._heads(part) for part in F.linear(tokens, weight[inner:]).chunk(2, -1))
+        if newest and tokens.shape[1] > 1:
+            q = F.linear(tokens[:, -1:], self.qkv.weight[:inner])
+            k, v = F.linear(tokens, self.qkv.weight[inner:]).chunk(2, -1)
+        else:
+            q, k, v = self.qkv(tokens).chunk(3, -1)
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
         if earlier is not None:
             k, v = torch.cat([earlier[0], k], 2), torch.cat([earlier[1], v], 2)
         if newest:  # it sees all that is not padding
@@ -292,4 +295,4 @@ class TransformerLayer(nn.Module):
 
 
 def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=MODULATED_NORM_EPS) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=MODULATED_NORM_EPS), 1 + scale)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import ForethoughtError
+from ..core.memory import keep_freed_memory
 
 COMMANDS = {
     "train": "Train one agent on one task, in a folder from which it can be resumed.",
@@ -84,6 +85,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {close[0]!r}?" if close else "forethought --help lists them."
         print(f"forethought: there is no command {name!r}; {hint}", file=sys.stderr)
         return USAGE_ERROR
+    keep_freed_memory()
     command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     code: int = command.run(rest)
     return code
