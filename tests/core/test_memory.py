@@ -11,14 +11,20 @@ from forethought.core.memory import keep_freed_memory
 
 STEPS = 20
 FAULTS = f"""
-import resource, sys
-import torch
+import ctypes, resource, sys
 from forethought.core.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
+libc, size = ctypes.CDLL(None), 16 << 20
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
 def step():
-    return [torch.zeros(4 << 20) for _ in range(8)]  # 16 MiB each
-for _ in range(5):
+    blocks = [libc.malloc(size) for _ in range(8)]
+    for block in blocks:
+        libc.memset(block, 1, size)
+    for block in reversed(blocks):
+        libc.free(block)
+for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range({STEPS}):
