@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,12 @@ class LatentState:
 
     latents: Tensor
     past: Past | None = None
+
+    @classmethod
+    def joined(cls, states: Sequence[LatentState]) -> LatentState:
+        """Return the state of all environments of ``states``, which are alike."""
+        others = [iter(state.tensors()) for state in states]
+        return states[0].map(lambda _: torch.cat([next(tensors) for tensors in others]))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> LatentState:
         """Return the state with ``change`` applied to each of its tensors."""

@@ -27,6 +27,8 @@ KeysValues = tuple[Tensor, Tensor]
 MODULATIONS = 6
 """Shift, scale and gate of the attention, and of the hidden layer."""
 MODULATED_NORM_EPS = 1e-6
+ROWS_AT_ONCE = 800
+"""Rows of a rollout that processors take at a time where nothing is learned: more no longer fit into their caches."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,19 @@ class TransformerPredictor(nn.Module):
         *lead, steps, dims = encoded_actions.shape
         state = state.map(lambda tensor: tensor.expand(*lead, *tensor.shape[len(lead) :]).flatten(0, len(lead) - 1))
         encoded_actions = encoded_actions.reshape(-1, steps, dims)
+        rows = len(encoded_actions)
+        if rows <= ROWS_AT_ONCE or encoded_actions.is_cuda or self.training or torch.is_grad_enabled():
+            rollout, features, state = self._unrolled(state, encoded_actions)
+        else:
+            groups = torch.arange(rows).tensor_split(-(-rows // ROWS_AT_ONCE))
+            parts = [self._unrolled(state.select(group), encoded_actions[group]) for group in groups]
+            rollouts, read, states = zip(*parts, strict=True)
+            rollout, features, state = torch.cat(rollouts), torch.cat(read), LatentState.joined(states)
+        last = state.map(lambda tensor: tensor.unflatten(0, lead))
+        return rollout.unflatten(0, lead), features.unflatten(0, lead), last
+
+    def _unrolled(self, state: LatentState, encoded_actions: Tensor) -> tuple[Tensor, Tensor, LatentState]:
+        """Do what :meth:`unroll` does for M rows: latents (M, D), actions (M, H, D)."""
         remembered = _Remembered(self, encoded_actions) if state.past is None and not self.training else None
         rollout, read = [], []
         for encoded in encoded_actions.unbind(1):
@@ -153,8 +168,7 @@ class TransformerPredictor(nn.Module):
             rollout.append(after)
             read.append(features)
             state = LatentState(after, window.newest(self.history - 1))
-        last = state.map(lambda tensor: tensor.unflatten(0, lead))
-        return torch.stack(rollout, 1).unflatten(0, lead), torch.stack(read, 1).unflatten(0, lead), last
+        return torch.stack(rollout, 1), torch.stack(read, 1), state
 
     def _newest(self, window: Past) -> Tensor:
         """Return the features (M, D) after the newest step of ``window``, of M rows."""

@@ -19,13 +19,19 @@ from forethought.world_model import (
     LEWM,
     LEWM_SMALL,
     LatentState,
+    Past,
+    TransformerPredictor,
+    TransformerSettings,
     VisionEncoder,
     VisionSettings,
     load_lewm,
+    transformer,
     unit_directions,
 )
 
 from .lewm_reference import ReferenceLeWM
+
+unrolled = TransformerPredictor._unrolled
 
 SMALL = {
     "image": 32,
@@ -289,6 +295,26 @@ def test_a_model_says_what_it_encodes() -> None:
         LEWM_SMALL.replace(context=4)
     with pytest.raises(SettingsError, match="unroll = 5 is more than the 3 steps"):
         LEWM_SMALL.replace(unroll=5)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_many_rows_are_predicted_alike_at_once_and_in_groups(context: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    predictor = TransformerPredictor(8, 2, TransformerSettings(depth=2, hidden=16)).eval()
+    for layer in predictor.layers:
+        torch.nn.init.normal_(layer.modulation.weight)  # so that actions matter
+    past = Past(torch.randn(3, 2, 8), torch.randn(3, 2, 8), torch.tensor([0, 1, 2])) if context > 1 else None
+    state, actions = LatentState(torch.randn(3, 8), past).candidates(1), torch.randn(3, 5, 4, 8)
+    with torch.no_grad():
+        whole, groups = predictor.unroll(state, actions), []
+        monkeypatch.setattr(transformer, "ROWS_AT_ONCE", 4)  # 15 rows: groups of 4, 4, 4 and 3
+        monkeypatch.setattr(
+            TransformerPredictor, "_unrolled", lambda *given: groups.append(len(given[2])) or unrolled(*given)
+        )
+        parts = predictor.unroll(state, actions)
+    assert groups == [4, 4, 4, 3]
+    for one, other in zip((*whole[:2], *whole[2].tensors()), (*parts[:2], *parts[2].tensors()), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_attention_in_half_precision_is_that_in_full_precision() -> None:
