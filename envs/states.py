@@ -23,7 +23,7 @@ def state_of(env: gym.Env[Any, Any]) -> State | None:
     MuJoCo environments tell positions and velocities; others may have an attribute ``state`` of numbers.
     """
     bare: Any = env.unwrapped
-    if _is_mujoco(bare):
+    if is_mujoco(bare):
         return np.concatenate([bare.data.qpos, bare.data.qvel]).astype(np.float64)
     state = getattr(bare, "state", None)
     if state is None or isinstance(state, str):
@@ -44,7 +44,7 @@ def start_from(env: gym.Env[Any, Any], state: State, seed: int | None = None) ->
         EnvironmentFault: for environments that cannot be put anywhere, or not there.
     """
     bare: Any = env.unwrapped
-    if not _is_mujoco(bare):
+    if not is_mujoco(bare):
         observation, info = env.reset(seed=seed, options={"state": state})
         reached = state_of(env)
         if reached is None or not np.array_equal(reached, state):
@@ -60,7 +60,8 @@ def start_from(env: gym.Env[Any, Any], state: State, seed: int | None = None) ->
     return bare._get_obs(), info
 
 
-def _is_mujoco(bare: Any) -> bool:
+def is_mujoco(bare: Any) -> bool:
+    """Whether an unwrapped environment is one of Gymnasium's MuJoCo environments, or behaves as they do."""
     return all(hasattr(bare, name) for name in ("data", "model", "set_state", "_get_obs")) and hasattr(
         bare.data, "qpos"
     )

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.errors import EnvironmentFault, SettingsError, did_you_mean
 from . import two_room_map as rooms
+from .quantities import Quantity
 from .tasks import register_task
 from .two_room_picture import draw
 
@@ -54,6 +55,7 @@ class TwoRoomEnv(gym.Env[Array, NDArray[np.float32]]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    quantities = (Quantity("x", "map units"), Quantity("y", "map units"))
 
     def __init__(
         self,
@@ -113,6 +115,11 @@ class TwoRoomEnv(gym.Env[Array, NDArray[np.float32]]):
     def is_success(state: ArrayLike, goal: ArrayLike) -> NDArray[np.bool_]:
         """Return (...), whether states (..., 2) are within reach of goals (..., 2)."""
         return np.asarray(rooms.distance(np.asarray(state), np.asarray(goal)) <= SUCCESS_DISTANCE)
+
+    @staticmethod
+    def measure(states: ArrayLike) -> Array:
+        """Return the values (N, 2) of the quantities in states (N, 2), which are just these."""
+        return np.asarray(states, np.float64)
 
     def render(self) -> Any:
         """Return a picture uint8 (224, 224, 3), in which the goal has a ring: inside it, the agent's centre is there.
