@@ -61,7 +61,7 @@ def start_from(env: gym.Env[Any, Any], state: State, seed: int | None = None) ->
 
 
 def is_mujoco(bare: Any) -> bool:
-    """Whether an unwrapped environment is one of Gymnasium's MuJoCo environments, or behaves as they do."""
+    """Whether an unwrapped environment is one of MuJoCo, as Gymnasium makes them."""
     return all(hasattr(bare, name) for name in ("data", "model", "set_state", "_get_obs")) and hasattr(
         bare.data, "qpos"
     )

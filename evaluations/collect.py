@@ -303,10 +303,10 @@ def _policy(settings: CollectSettings) -> RecordingPolicy:
         return ExpertPolicy(settings.task)
     if not Path(settings.policy).is_dir():
         raise SettingsError(f"policy = {settings.policy!r} is neither 'random' nor 'expert', nor the folder of a run.")
-    return _AgentPolicy(load_trained(settings.policy)[0])
+    return AgentPolicy(load_trained(settings.policy)[0])
 
 
-class _AgentPolicy:
+class AgentPolicy:
     """A trained agent that acts as it does in training, explorations apart: not deterministically."""
 
     def __init__(self, agent: Any) -> None:

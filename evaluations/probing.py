@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.quantity import Quantity
 from ..core.runs import Run
 from ..core.seeding import numpy_generator
 from ..envs import EpisodeStore
-from ..world_model import JEPA, linear_probe
+from ..world_model import JEPA
 from .pretraining import begin_training, load_pretrained, pretrain_settings_of
 
 FITTED, HELD_OUT = 5000, 2000
@@ -40,14 +41,12 @@ def probe_states(folder: str | os.PathLike[str]) -> list[float | None] | None:
     training = begin_training(settings)
     data = training.store.arrays()
 
-    def sample(episodes: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
+    def sample(name: str, episodes: np.ndarray, count: int) -> tuple[ProbeSamples, np.ndarray]:
         rows = np.flatnonzero(np.isin(data["episode_of_row"], episodes))
-        rng = numpy_generator(settings.seed, "probe", count)
+        rng = numpy_generator(settings.seed, "probe", name)
         rows = np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
-        return _encode(model, data["observations"], rows), torch.from_numpy(data["states"][rows])
-
-    r = linear_probe(*sample(training.learned, FITTED), *sample(training.held_out, HELD_OUT)).tolist()
-    return [value if math.isfinite(value) else None for value in r]
+        latents = _encode(model, data["observations"], rows)
+        return ProbeSamples(latents, torch.from_numpy(data["states"][rows])), data["episode_of_row"][rows]
 
 
 @torch.no_grad()

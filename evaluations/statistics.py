@@ -137,6 +137,35 @@ def crossed_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -
     return Estimate(float(array.mean()), float(low), float(high), array.size)
 
 
+def estimate_of_sums(
+    sums: ArrayLike, statistic: Callable[[Array], Array], seed: int = 0, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """Return statistics of all samples of several episodes, with 95 % bootstrap intervals; whole episodes are drawn.
+
+    Args:
+        sums: (E, ...), for each of E episodes the sums over its samples from which the statistics follow.
+        statistic: makes statistics (..., P) of sums with any axes before them.
+        seed: of the resampling; the same seed gives the same interval.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        P estimates; one that is not finite has no interval, nor has one of a single episode.
+    """
+    sums = np.asarray(sums, np.float64)
+    values = statistic(sums.sum(0))
+    if len(sums) < 2:
+        return [Estimate(float(value), None, None, len(sums)) for value in values]
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    times = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn]).astype(np.float64)
+    resampled = statistic(np.tensordot(times, sums, 1))
+    estimates = []
+    for value, column in zip(values, resampled.T, strict=True):
+        known = column[np.isfinite(column)]  # all of a quantity's variation may be in episodes that were not drawn
+        ends = _percentiles(known).tolist() if np.isfinite(value) and len(known) else [None, None]
+        estimates.append(Estimate(float(value), ends[0], ends[1], len(sums)))
+    return estimates
+
+
 def probability_of_improvement(
     ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:

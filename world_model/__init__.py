@@ -9,7 +9,7 @@ from .lewm import LEWM, LEWM_SMALL, load_lewm
 from .networks import EnsembleMLP, MLPEncoder, ResidualPredictor, RunningNormalizer
 from .optimization import Optimization, OptimizationSettings
 from .presets import preset_for
-from .probe import linear_probe
+from .probe import LinearProbe, MLPProbe, MLPProbeSettings, Probe, ProbeSamples, load_probes, save_probes
 from .quasimetric import Quasimetric, QuasimetricSettings
 from .saving import load_model, save_model
 from .sigreg import SIGReg, effective_rank, unit_directions
@@ -28,7 +28,13 @@ __all__ = [
     "load_model",
     "save_model",
     "preset_for",
-    "linear_probe",
+    "Probe",
+    "LinearProbe",
+    "MLPProbe",
+    "MLPProbeSettings",
+    "ProbeSamples",
+    "save_probes",
+    "load_probes",
     "Quasimetric",
     "QuasimetricSettings",
     "Optimization",
