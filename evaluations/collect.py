@@ -313,6 +313,7 @@ class AgentPolicy:
         self._agent = agent
 
     def begin(self, env: Any, seeds: Sequence[int]) -> None:
+        """Begin episodes; raises where the environment's spaces are not the agent's."""
         check_spaces(self._agent, env)
         self._running = np.arange(len(seeds))
         self._start = True
@@ -321,6 +322,7 @@ class AgentPolicy:
     def act(
         self, observations: Sequence[Any], infos: Sequence[Mapping[str, Any]], running: NDArray[np.int64]
     ) -> NDArray[Any]:
+        """Return native actions for the episodes that are still running."""
         if len(running) < len(self._running):
             if self._state is not None:
                 self._state = self._state.select(np.searchsorted(self._running, running))

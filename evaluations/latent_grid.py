@@ -96,7 +96,9 @@ class LatentGrid:
 @torch.no_grad()
 def encoded(model: JEPA, observations: NDArray[np.generic]) -> Tensor:
     """Return latents (M, D) of observations (M, ...), on the CPU."""
-    return torch.cat([model.encode(part.to(model.device)).float().cpu() for part in _tensor(observations).split(AT_ONCE)])
+    return torch.cat(
+        [model.encode(part.to(model.device)).float().cpu() for part in _tensor(observations).split(AT_ONCE)]
+    )
 
 
 def model_state(model: JEPA, grid: LatentGrid, rows: Rows) -> LatentState:
@@ -182,7 +184,7 @@ def _spearman(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
     ranks = [_ranks(values) for values in (first, second)]
     if min(rank.std() for rank in ranks) == 0:
         return np.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: NDArray[np.generic]) -> Array:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from ..core.errors import CheckpointError, RunFolderError, SettingsError
+from ..core.errors import RunFolderError, SettingsError
 from ..core.runs import Run
 from ..core.seeding import derive_seed, numpy_generator
 from ..envs import EpisodeStore, make_env
 from ..envs.recording import RecordedEpisode, Recorder
 from ..world_model import JEPA
-from .collect import LONGEST, AgentPolicy, read_source
+from .collect import LONGEST, AgentPolicy
 from .pretraining import KIND, MODEL_FILE, begin_training, load_pretrained, pretrain_settings_of
 from .training import AGENT_FILE, load_trained
 
@@ -92,10 +90,10 @@ def world_model_of(folder: str | os.PathLike[str]) -> WorldModel:
             store=pretrain_settings_of(run).store,
         )
     agent, settings = load_trained(folder)
-    model = getattr(agent, "model", None)
-    if not isinstance(model, JEPA):
+    learned = getattr(agent, "model", None)
+    if not isinstance(learned, JEPA):
         raise SettingsError(f"{folder} holds the agent {settings.agent!r}, which has no world model.")
-    return WorldModel(run.folder, model.eval(), settings.task, fingerprint(run.folder / AGENT_FILE), agent=agent)
+    return WorldModel(run.folder, learned.eval(), settings.task, fingerprint(run.folder / AGENT_FILE), agent=agent)
 
 
 def fingerprint(file: Path) -> str:

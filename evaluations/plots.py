@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .cells import Cell, Curve
 from .statistics import number
@@ -89,6 +90,44 @@ def overall_scores(summary: Summary, theme: Theme = LIGHT) -> Figure:
         axes.set_ylim(len(summary.overall) - 0.5, -0.5)
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.set_title(f"normalised score, {title}", loc="left", color=theme.ink, fontsize=10)
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """What one kind of probe reads at several depths: ``depths`` (K,) and ``r`` (K, Q), NaN where there is none."""
+
+    name: str
+    depths: NDArray[np.int64]
+    r: NDArray[np.float64]
+
+
+def r_against_depth(task: str, lines: Sequence[Line], theme: Theme = LIGHT) -> Figure:
+    """Return the figure of what is read off latents against how far ahead they were predicted.
+
+    Thick lines are medians over quantities, bands the middle half of them; thin ones are single quantities, as the
+    first kind of probe reads them.
+    """
+    figure = _figure(theme)
+    axes = figure.add_subplot()
+    _style(axes, theme, grid="y")
+    ends: list[_End] = []
+    for index, line in enumerate(lines):
+        colour, known = COLOURS[index], line.r[:, np.isfinite(line.r).any(0)]
+        if not known.size:
+            continue
+        if index == 0:
+            axes.plot(line.depths, known, color=colour, linewidth=0.6, alpha=0.3)
+        low, middle, high = np.nanpercentile(known, [25, 50, 75], axis=1)
+        axes.fill_between(line.depths, low, high, color=colour, alpha=theme.band, linewidth=0)
+        axes.plot(line.depths, middle, color=colour, linewidth=2.2, marker="o", markersize=4)
+        ends.append(_End(line.name, colour, float(middle[-1])))
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
+    axes.set_xlim(left=0)
+    _label_ends(axes, ends)
+    axes.set_xlabel("model steps ahead, open loop")
+    title = f"{task}  ·  r of what probes read, median and middle half of all quantities"
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=11, pad=12)
     return figure
 
 

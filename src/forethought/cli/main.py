@@ -25,6 +25,7 @@ COMMANDS = {
     "pretrain": "Learn a world model from recorded episodes, without acting.",
     "adopt": "Take up the released weights of a LeWorldModel as a run.",
     "time-to-goal": "Learn how many steps lie between observations, for a pretrained world model.",
+    "probe": "Read physical quantities off the latents of a world model, now and ahead.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
     "speed": "Measure what a step costs, of agents or environments; what a plan costs; how fast clips load.",
