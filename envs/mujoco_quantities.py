@@ -38,11 +38,12 @@ class MujocoQuantities:
     def __init__(self, model: Any) -> None:
         self._model, self._data = model, mujoco.MjData(model)
         mujoco.mj_forward(model, self._data)
-        self._robot = _largest_tree(model)
+        self._robot, self._free = _largest_tree(model), root_of(model) is not None
         self._bodies = [body for body in range(1, model.nbody) if self._belongs(body)]
         self._axes = _moving_axes(model, self._data)
         self._parts: list[tuple[list[Quantity], _Reader]] = []
-        self._free = self._add_root()
+        if self._free:
+            self._add_root()
         self._add_joints()
         self._add_places()
         self._add_centre_of_mass()
@@ -82,14 +83,9 @@ class MujocoQuantities:
 
     # Where the robot is as a whole.
 
-    def _add_root(self) -> bool:
-        """Add what is told of a root that moves; return whether it does."""
+    def _add_root(self) -> None:
         model, data, root = self._model, self._data, self._robot
-        kinds = [int(model.jnt_type[joint]) for joint in _joints(model, root)]
-        free = mujoco.mjtJoint.mjJNT_FREE in kinds
-        if not free and kinds.count(mujoco.mjtJoint.mjJNT_SLIDE) < 2:
-            return False
-        body = _name(model, "body", root)
+        body = _name(model, "body", root) or "root"
         for axis in self._axes:
             name = f"{body}_height" if axis == 2 else f"{_AXES[axis]}_position"
             self._add(name, "m", _at(data.xpos, root, axis))
@@ -105,7 +101,6 @@ class MujocoQuantities:
                 self._add_hinge(joint, body, "angular_velocity")
             elif model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
                 self._add_orientation(joint, body)
-        return True
 
     def _add_orientation(self, joint: int, body: str) -> None:
         """Add roll, pitch and yaw (intrinsic z, y, x), the tilt from upright, and angular velocities in the body."""
@@ -128,7 +123,7 @@ class MujocoQuantities:
         for joint in range(model.njnt):
             if self._free and model.jnt_bodyid[joint] == self._robot:
                 continue
-            name, dof = _name(model, "joint", joint).removesuffix("_joint"), int(model.jnt_dofadr[joint])
+            name, dof = joint_name(model, joint), int(model.jnt_dofadr[joint])
             kind = model.jnt_type[joint]
             if kind == mujoco.mjtJoint.mjJNT_HINGE:
                 self._add_hinge(joint, name, "velocity")
@@ -232,6 +227,20 @@ def _joints(model: Any, body: int) -> range:
     return range(first, first + int(model.body_jntnum[body]))
 
 
+def root_of(model: Any) -> int | None:
+    """Return the number of the robot's first body if it is free to move about, and nothing if it is not."""
+    body = _largest_tree(model)
+    kinds = [int(model.jnt_type[joint]) for joint in _joints(model, body)]
+    free = mujoco.mjtJoint.mjJNT_FREE in kinds or kinds.count(mujoco.mjtJoint.mjJNT_SLIDE) >= 2
+    return body if free else None
+
+
+def joint_name(model: Any, joint: int) -> str:
+    """Return what a joint is called in the names of quantities."""
+    name: str = model.joint(joint).name
+    return name.removesuffix("_joint") or f"joint_{joint}"
+
+
 def _largest_tree(model: Any) -> int:
     """Return the body attached to the world that has most bodies after it, the first of these."""
     sizes = np.bincount(model.body_rootid[1:], minlength=model.nbody)
@@ -251,9 +260,8 @@ def _moving_axes(model: Any, data: Any) -> list[int]:
 
 
 def _name(model: Any, kind: str, index: int) -> str:
-    """Return a name of the model's, or what stands for one where a joint or a root has none."""
     name: str = getattr(model, kind)(index).name
-    return name or ("" if kind != "joint" else f"joint_{index}")
+    return name
 
 
 def _geom_name(model: Any, geom: int) -> str:

@@ -121,6 +121,11 @@ class TwoRoomEnv(gym.Env[Array, NDArray[np.float32]]):
         """Return the values (N, 2) of the quantities in states (N, 2), which are just these."""
         return np.asarray(states, np.float64)
 
+    @staticmethod
+    def picture(state: ArrayLike) -> Array:
+        """Return a picture uint8 (224, 224, 3) of the agent at a position (2,), which may be inside a wall."""
+        return draw(RENDER_SIZE, np.clip(np.asarray(state, np.float64), rooms.LOW, rooms.HIGH))
+
     def render(self) -> Any:
         """Return a picture uint8 (224, 224, 3), in which the goal has a ring: inside it, the agent's centre is there.
 

@@ -77,8 +77,7 @@ class Probing:
     ) -> None:
         self.model, self.quantities, self.fitting, self.held_out = model, tuple(quantities), fitting, held_out
         self._counts, self._history, self._mlp, self._seed = counts, history, mlp, seed
-        numbers = numpy_generator(seed, "validation").permutation(np.unique(fitting.grid.episode))
-        self._validation = numbers[: max(1, round(VALIDATION * len(numbers)))]
+        self._validation = validation_episodes(fitting.grid, seed)
         self.probes: dict[str, Probe] = {}
 
     @property
@@ -213,6 +212,12 @@ class Probing:
         scores = score(read, sampled.held_out.values.numpy(), sampled.episodes, self.quantities, self._seed)
         fitted = len(sampled.fitting.latents) + len(sampled.validation.latents)
         return Reading(source, depth, kind, scores, fitted, len(read), by_present)
+
+
+def validation_episodes(fitting: LatentGrid, seed: int) -> Rows:
+    """Return the numbers of the episodes to choose by: every fifth, drawn at random, and at least one."""
+    numbers = numpy_generator(seed, "validation").permutation(np.unique(fitting.episode))
+    return numbers[: max(1, round(VALIDATION * len(numbers)))]
 
 
 def untrained(model: JEPA, seed: int) -> JEPA:

@@ -13,6 +13,7 @@ from ..core.files import write_atomically, write_json
 from ..core.provenance import describe_process
 from ..core.quantity import Quantity
 from ..world_model import Probe, save_probes
+from .latent_grid import LatentGrid
 from .nominal import WorldModel
 from .plots import Line, r_against_depth, to_png
 from .probe_scores import Score
@@ -109,7 +110,7 @@ class ProbeReport:
         readings: how well quantities were read, in all ways.
         growth: of the prediction's error.
         motion: of latents, raw observations and an untrained encoder's latents.
-        episodes: how many were fitted to, and held out.
+        grids: the episodes that were fitted to, and those held out.
         too_deep: depths for which no episode was long enough.
     """
 
@@ -120,7 +121,7 @@ class ProbeReport:
     readings: Sequence[Reading]
     growth: Sequence[Growth]
     motion: Sequence[Motion]
-    episodes: tuple[int, int]
+    grids: tuple[LatentGrid, LatentGrid]
     too_deep: Sequence[int] = ()
 
     def find(self, source: str, kind: str | None, depth: int | None = None, by_present: bool = False) -> Reading:
@@ -132,6 +133,12 @@ class ProbeReport:
     def depths(self) -> list[int]:
         """Depths at which predicted latents were read."""
         return [growth.depth for growth in self.growth]
+
+    @property
+    def episodes(self) -> tuple[int, int]:
+        """How many episodes were fitted to, and held out."""
+        fitting, held_out = (int(grid.episode[-1]) + 1 for grid in self.grids)
+        return fitting, held_out
 
     @property
     def _name(self) -> str:
@@ -162,7 +169,9 @@ class ProbeReport:
                 f"{linear.held_out:,} of {held} others; intervals are 95 % bootstrap intervals between episodes. "
                 "Errors are root mean squares in the quantity's unit. r of an angle is that of points on the unit "
                 f"circle. History is {self.settings['history']} latents in a row; where there are two figures, they "
-                "are r of a linear probe and of a small network. Forces are those while no motor pushes.",
+                "are r of a linear probe and of a small network."
+                + " Forces are those while no motor pushes."
+                * any(q.unit == "N" for q in self.quantities),
             ),
         )
 

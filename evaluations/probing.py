@@ -99,7 +99,7 @@ def probe_run(
     readings = [*probing.read_now(), probing.read_mean()]
     growth, too_deep = [], []
     for depth in sorted(s.depths):
-        tell(f"reading what is {depth} steps ahead")
+        tell(f"reading what is predicted {depth} ahead")
         ahead = probing.read_ahead(depth)
         if ahead is None:
             too_deep.append(depth)
@@ -107,9 +107,9 @@ def probe_run(
         readings += ahead[0]
         growth.append(ahead[1])
     tell("following latents")
-    counts = len(episodes.fitting), len(episodes.held_out)
+    grids = probing.fitting.grid, probing.held_out.grid
     return ProbeReport(
-        world, s.to_dict(), measured.quantities, probing.probes, readings, growth, probing.motion(), counts, too_deep
+        world, s.to_dict(), measured.quantities, probing.probes, readings, growth, probing.motion(), grids, too_deep
     )
 
 

@@ -27,6 +27,14 @@ MAX_GIF_BYTES = 5_000_000
 _GIF_COLOURS = 128
 
 
+class Renders(Protocol):
+    """Shows something, as environments do."""
+
+    def render(self) -> Any:
+        """Return a picture (height, width, 3), or a list of them."""
+        ...
+
+
 class VideoRecorder:
     """Records what an environment made with ``render_mode="rgb_array"`` shows.
 
@@ -37,13 +45,14 @@ class VideoRecorder:
             ``video`` is installed, else GIF.
         frames_per_second: at which the environment produces frames; at most 25 of them per second, and the first
             20 seconds, are kept.
+        max_side: longest side in pixels, to which larger frames are shrunk.
 
     Raises:
         MissingExtraError: MP4 is asked for and imageio-ffmpeg is not installed.
         SettingsError: another suffix.
     """
 
-    def __init__(self, path: str | Path, frames_per_second: float) -> None:
+    def __init__(self, path: str | Path, frames_per_second: float, max_side: int = MAX_SIDE) -> None:
         path = Path(path)
         if not path.suffix:
             path = path.with_suffix(".mp4" if _has_ffmpeg() else ".gif")
@@ -52,6 +61,7 @@ class VideoRecorder:
         if path.suffix == ".mp4" and not _has_ffmpeg():
             raise missing_extra("Writing MP4", "video")
         self.path = path
+        self._max_side = max_side
         self._stride = max(1, int(np.ceil(frames_per_second / MAX_FPS)))
         self._fps = frames_per_second / self._stride
         self._last_step = round(MAX_SECONDS * frames_per_second)
@@ -59,14 +69,15 @@ class VideoRecorder:
         self._encoder: _Encoder | None = None
         self._failed = False
 
-    def capture(self, env: gym.Env[Any, Any]) -> None:
+    def capture(self, env: Renders) -> None:
         """Add what ``env`` shows now, if this step's frame is one to keep."""
         due = self._steps % self._stride == 0 and self._steps < self._last_step
         self._steps += 1
         if self._failed or not due:
             return
         try:
-            frame = _fit(Image.fromarray(np.asarray(env.render(), dtype=np.uint8)).convert("RGB"))
+            picture = Image.fromarray(np.asarray(env.render(), dtype=np.uint8)).convert("RGB")
+            frame = _fit(picture, self._max_side)
             if self._encoder is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._encoder = _GIF(self._fps) if self.path.suffix == ".gif" else _MP4(self.path, self._fps)
@@ -178,9 +189,9 @@ def _encode_gif(frames: list[Image.Image], fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def _fit(frame: Image.Image) -> Image.Image:
-    """Shrink to at most ``MAX_SIDE``, with the even sides that video codecs need."""
-    scale = min(1.0, MAX_SIDE / max(frame.size))
+def _fit(frame: Image.Image, max_side: int) -> Image.Image:
+    """Shrink to at most ``max_side``, with the even sides that video codecs need."""
+    scale = min(1.0, max_side / max(frame.size))
     width, height = (max(2, int(side * scale) // 2 * 2) for side in frame.size)
     return frame if frame.size == (width, height) else frame.resize((width, height), Image.Resampling.LANCZOS)
 

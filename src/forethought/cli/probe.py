@@ -57,10 +57,11 @@ def run(arguments: Sequence[str]) -> int:
     import torch
 
     from ..evaluations.probing import ProbeSettings, probe_run
+    from ..evaluations.video import VideoRecorder
 
-    settings = ProbeSettings(
-        quantities, tuple(map(int, depths)), options.history, options.episodes, options.seed
-    )  # before torch works: what is misspelt is told at once
+    settings = ProbeSettings(quantities, tuple(map(int, depths)), options.history, options.episodes, options.seed)
+    if options.video is not None:
+        VideoRecorder(options.video, frames_per_second=1)  # refuses files that it cannot write, before all the work
     torch.set_num_threads(1)
     target = console(stderr=True)
     live = is_live(target)
@@ -76,4 +77,10 @@ def run(arguments: Sequence[str]) -> int:
     for table in report.tables():
         print_table(table)
     print(f"The figures are in {report.save()}.")
+    if options.video is not None:
+        from ..evaluations.imagination import film_imagination
+
+        film = film_imagination(report.world, *report.grids, options.video, options.anchor, options.seed)
+        if film is not None:
+            print(f"The film is in {film}.")
     return 0
