@@ -18,6 +18,8 @@ from ..core.quantity import Quantity
 from .mujoco_quantities import joint_name, root_of
 
 Values = NDArray[np.float64]
+_CAMERA = "track"
+"""What cameras that follow a robot are called in Gymnasium's models."""
 _AXES = ("forward_x", "forward_y", "forward_z", "left_x", "left_y", "left_z")
 
 
@@ -37,6 +39,9 @@ class MujocoScene:
         self._env, self._bare = env, env.unwrapped
         env.reset(seed=0)
         self._model: Any = self._bare.model  # type: ignore[attr-defined]
+        camera = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERA)
+        if camera >= 0:  # Gymnasium's own choice may stay behind where the robot started
+            self._bare.mujoco_renderer.camera_id = camera  # type: ignore[attr-defined]
         self._parts: list[_Part] = []
         for joint in range(self._model.njnt):
             self._add(joint)
@@ -128,9 +133,9 @@ class _Rotation:
 
     def write(self, state: Values, values: Values, seconds: float) -> None:
         forward, left = values[:3], values[3:]
-        forward = forward / max(np.linalg.norm(forward), 1e-9)
+        forward = forward / (np.linalg.norm(forward) + 1e-12)
         left = left - (left @ forward) * forward
-        left = left / max(np.linalg.norm(left), 1e-9)
+        left = left / (np.linalg.norm(left) + 1e-12)
         turned = np.empty(4)
         mujoco.mju_mat2Quat(turned, np.stack([forward, left, np.cross(forward, left)], 1).ravel())
         state[self._at] = turned

@@ -25,7 +25,7 @@ from .probe_fitting import validation_episodes
 from .probe_scores import score
 from .video import MAX_SECONDS, MAX_SIDE, VideoRecorder, lighten_rendering
 
-READABLE = 0.8
+READABLE = 0.5
 """Least r at which a coordinate is believed; what is read worse stays as it was at the anchor."""
 FITTED, JUDGED = 8000, 2000
 _CAPTION = 22
