@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..core.errors import SettingsError
 from ..core.seeding import numpy_generator
 from ..envs.scenes import Scene, scene_of
-from ..world_model import JEPA, MLPProbe, Probe, ProbeSamples
+from ..world_model import JEPA, MLPProbe, MLPProbeSettings, Probe, ProbeSamples
 from .latent_grid import LatentGrid, Rows, imagined
 from .nominal import WorldModel
 from .probe_fitting import validation_episodes
@@ -39,6 +39,7 @@ def film_imagination(
     path: str | Path,
     anchor: int = 25,
     seed: int = 0,
+    mlp: MLPProbeSettings | None = None,
 ) -> Path | None:
     """Write a film of the first held-out episode: left what happened, right what was imagined of it.
 
@@ -49,6 +50,7 @@ def film_imagination(
         path: file to write, ``.mp4`` or ``.gif``; at most 20 seconds.
         anchor: model steps after which imagination begins anew at the truth.
         seed: of the probe.
+        mlp: its settings.
 
     Returns:
         The file, or nothing after a warning where nothing could be drawn.
@@ -64,7 +66,7 @@ def film_imagination(
         scene = scene_of(env)
         per_second = float(env.metadata.get("render_fps") or 30) / world.model.settings.block
         recorder = VideoRecorder(path, per_second, max_side=2 * MAX_SIDE)
-        probe = fit_scene(world.model, scene, fitting, held_out, anchor, seed)
+        probe = fit_scene(world.model, scene, fitting, held_out, anchor, seed, mlp)
         known = (probe.r >= READABLE).numpy()
         if not known.any():
             best = probe.r.nan_to_num(-1).max().item()
@@ -83,7 +85,13 @@ def film_imagination(
 
 
 def fit_scene(
-    model: JEPA, scene: Scene, fitting: LatentGrid, held_out: LatentGrid, anchor: int, seed: int = 0
+    model: JEPA,
+    scene: Scene,
+    fitting: LatentGrid,
+    held_out: LatentGrid,
+    anchor: int,
+    seed: int = 0,
+    mlp: MLPProbeSettings | None = None,
 ) -> Probe:
     """Return a probe of a scene's coordinates for latents as they are observed, and predicted up to ``anchor`` ahead.
 
@@ -97,7 +105,7 @@ def fit_scene(
         ("held out", held_out, np.ones(len(held_out), bool), JUDGED),
     ):
         parts.append(_samples(model, scene, grid, among, count, anchor, numpy_generator(seed, "scene", name)))
-    probe = MLPProbe.fit(parts[0][0], parts[1][0], scene.coordinates, seed=seed)
+    probe = MLPProbe.fit(parts[0][0], parts[1][0], scene.coordinates, mlp, seed)
     judged, episodes = parts[2]
     with torch.no_grad():
         read = probe(judged.latents).numpy()

@@ -157,12 +157,6 @@ def _stored(world: WorldModel, count: int, seed: int, frames: tuple[int, int]) -
     for name, numbers, enough in zip(
         ("fitting", "held out"), (training.learned, training.held_out), frames, strict=True
     ):
-        needed = 2 if name == "fitting" else 1
-        if len(numbers) < needed:
-            raise SettingsError(
-                f"{world.folder} has {len(numbers)} episodes for {name}, and at least {needed} are needed: learn from "
-                "a store with more episodes."
-            )
         block, taken = world.model.settings.block, 0
         part: list[RecordedEpisode] = []
         for number in numpy_generator(seed, "nominal", name).permutation(numbers).tolist():

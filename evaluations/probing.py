@@ -26,6 +26,7 @@ from .nominal import NominalEpisodes, WorldModel, nominal_episodes, world_model_
 from .probe_fitting import Part, Probing
 from .probe_report import LATENT, PROBES_FILE, ProbeReport
 
+LEAST_FITTING = 2
 Told = Callable[[str], None]
 
 
@@ -83,6 +84,11 @@ def probe_run(
     episodes = nominal_episodes(world, s.episodes, s.seed, (s.fitted, s.held_out))
     if any(episode.states is None for episode in (*episodes.fitting, *episodes.held_out)):
         raise SettingsError(f"The episodes of {folder} hold no true states, so that there is nothing to read.")
+    if len(episodes.fitting) < LEAST_FITTING:
+        raise SettingsError(
+            f"{folder} learned from {len(episodes.fitting)} episode, and at least {LEAST_FITTING} are needed, to fit "
+            "probes to and to choose between them: learn from a store with more."
+        )
     if measured is None:
         measured = _Measured.states(episodes, s.quantities)
     tell("encoding, and measuring quantities")
@@ -120,7 +126,8 @@ def probe_states(folder: str | os.PathLike[str]) -> list[float | None] | None:
         folder: of a run that was pretrained.
 
     Returns:
-        r, ``None`` for a dimension that does not vary; nothing where the store holds no true states, or is gone.
+        r, ``None`` for a dimension that does not vary; nothing where the store is gone, or holds too little or no true
+        states.
 
     Raises:
         RunFolderError: no such run, or one without a model.
@@ -136,6 +143,8 @@ def probe_states(folder: str | os.PathLike[str]) -> list[float | None] | None:
     probing = Probing(
         world.model, measured.quantities, *_parts(world, episodes, measured), (s.fitted, s.held_out), history=1
     )
+    if not probing.enough:
+        return None
     [reading] = probing.read_now((LinearProbe.kind,), (LATENT,))
     return [None if scored.r is None else scored.r.value for scored in reading.scores]
 

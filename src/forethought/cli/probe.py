@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
+from ..world_model import MLPProbeSettings
 from .console import console, is_live, print_table
 from .options import names, parse
 
@@ -38,6 +39,8 @@ class ProbeOptions(Settings):
     """Episodes that an agent plays, half of them held out; of a store, the least that are taken of each part."""
     seed: Annotated[int, Range(ge=0)] = 0
     """Of the episodes, the samples and the probes."""
+    mlp: MLPProbeSettings = field(default_factory=MLPProbeSettings)
+    """The nonlinear probe."""
     video: Path | None = None
     """File for a film of what is imagined beside what really happened, .mp4 or .gif."""
     anchor: Annotated[int, Range(ge=1)] = 25
@@ -59,7 +62,9 @@ def run(arguments: Sequence[str]) -> int:
     from ..evaluations.probing import ProbeSettings, probe_run
     from ..evaluations.video import VideoRecorder
 
-    settings = ProbeSettings(quantities, tuple(map(int, depths)), options.history, options.episodes, options.seed)
+    settings = ProbeSettings(
+        quantities, tuple(map(int, depths)), options.history, options.episodes, options.seed, mlp=options.mlp
+    )
     if options.video is not None:
         VideoRecorder(options.video, frames_per_second=1)  # refuses files that it cannot write, before all the work
     torch.set_num_threads(1)
@@ -80,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.video is not None:
         from ..evaluations.imagination import film_imagination
 
-        film = film_imagination(report.world, *report.grids, options.video, options.anchor, options.seed)
+        film = film_imagination(report.world, *report.grids, options.video, options.anchor, options.seed, options.mlp)
         if film is not None:
             print(f"The film is in {film}.")
     return 0
