@@ -92,10 +92,8 @@ def probe_run(
     if measured is None:
         measured = _Measured.states(episodes, s.quantities)
     tell("encoding, and measuring quantities")
-    probing = Probing(
-        world.model, measured.quantities, *_parts(world, episodes, measured), (s.fitted, s.held_out), s.history, s.mlp,
-        s.seed,
-    )  # fmt: skip
+    parts, counts = _parts(world, episodes, measured), (s.fitted, s.held_out)
+    probing = Probing(world.model, measured.quantities, *parts, counts, s.history, s.mlp, s.seed)
     if not probing.enough:
         raise SettingsError(
             f"The episodes of {folder} are too short to look back over {s.history} latents, "
@@ -140,9 +138,8 @@ def probe_states(folder: str | os.PathLike[str]) -> list[float | None] | None:
     if any(episode.states is None for episode in episodes.held_out):
         return None
     measured = _Measured.states(episodes)
-    probing = Probing(
-        world.model, measured.quantities, *_parts(world, episodes, measured), (s.fitted, s.held_out), history=1
-    )
+    parts, counts = _parts(world, episodes, measured), (s.fitted, s.held_out)
+    probing = Probing(world.model, measured.quantities, *parts, counts, history=1)
     if not probing.enough:
         return None
     [reading] = probing.read_now((LinearProbe.kind,), (LATENT,))

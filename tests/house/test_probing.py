@@ -12,6 +12,7 @@ from PIL import Image
 from forethought.core.runs import Run
 from forethought.evaluations.nominal import nominal_episodes, world_model_of
 from forethought.evaluations.pretraining import begin_training, pretrain_settings_of
+from forethought.evaluations.probing import probe_states
 
 TINY = [
     *("--updates", 4, "--checkpoints", 1, "--batch-size", 4, "--model.latent-dims", 8, "--model.directions", 8),
@@ -84,6 +85,16 @@ def test_what_is_judged_was_never_learned_from(run):
     assert {episode.states.tobytes() for episode in episodes.fitting} == learned
     assert {episode.states.tobytes() for episode in episodes.held_out} == held_out
     assert not learned & held_out
+
+
+def test_a_store_of_too_few_episodes_is_refused(forethought, tmp_path):
+    arguments = ("--policy", "expert", "--episodes", 2, "--jobs", 1, "--max-steps", 30, "--out", tmp_path / "walks")
+    assert forethought("collect", "two-room", *arguments).code == 0
+    assert forethought("pretrain", tmp_path / "walks", *TINY, "--out", tmp_path / "run").code == 0
+    outcome = forethought("probe", tmp_path / "run")
+    assert outcome.code == 2
+    assert "learned from 1 episode, and at least 2 are needed" in outcome.err
+    assert probe_states(tmp_path / "run") is None  # evaluation to goals goes on without
 
 
 @pytest.mark.parametrize(
