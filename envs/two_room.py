@@ -50,6 +50,9 @@ class TwoRoomEnv(gym.Env[Array, NDArray[np.float32]]):
         size: pixels along a side, at least 32.
         render_mode: "rgb_array" or nothing.
 
+    Attributes:
+        wall_is_solid: whether the wall between the rooms stops the agent, as it does unless a perturbation opens it.
+
     Raises:
         SettingsError: for arguments, options, states, goals and actions that are not allowed.
     """
@@ -79,6 +82,7 @@ class TwoRoomEnv(gym.Env[Array, NDArray[np.float32]]):
         self._size = size if observation == "pixels" else None
         self._state: Position | None = None
         self._goal: Position | None = None
+        self.wall_is_solid = True
 
     @property
     def state(self) -> Position:
@@ -102,10 +106,15 @@ class TwoRoomEnv(gym.Env[Array, NDArray[np.float32]]):
         """Move by an action (2,)."""
         x, y = self._current().tolist()
         dx, dy = _displacement(action)
-        self._state = np.array(rooms.travel(x, y, dx, dy))
+        self._state = np.array(rooms.travel(x, y, dx, dy, self.wall_is_solid))
         info = self._info()
         reached = info.get("is_success", False)
         return self._observation(self._state), float(reached), reached, False, info
+
+    def move_to(self, state: ArrayLike) -> None:
+        """Put the agent at a free position (2,) in the midst of an episode."""
+        self._current()
+        self._state = _free_position(state, "state")
 
     def observe(self, state: ArrayLike) -> Array:
         """Return the observation at a state (2,), such as a goal's image; the episode is not disturbed."""

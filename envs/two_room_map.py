@@ -60,12 +60,15 @@ def random_position(rng: np.random.Generator) -> tuple[float, float]:
             return x, y
 
 
-def travel(x: float, y: float, dx: float, dy: float) -> tuple[float, float]:
+def travel(x: float, y: float, dx: float, dy: float, solid: bool = True) -> tuple[float, float]:
     """Return where the agent is after moving by (dx, dy) from (x, y), which is free: there, or at the first contact.
 
     It does not slide along what it meets. The result is free, and from there it can move away from the wall and along
-    it.
+    it. If the wall between the rooms is not ``solid``, only the border stops it.
     """
+    if not solid:
+        share = min(1.0, max(0.0, _to_border(x, y, dx, dy)))
+        return min(max(x + share * dx, LOW), HIGH), min(max(y + share * dy, LOW), HIGH)
     share = min(1.0, _to_border(x, y, dx, dy), _to_boxes(x, y, dx, dy), _to_corners(x, y, dx, dy))
     back = 2.0**-52
     while share > 0.0:

@@ -29,7 +29,7 @@ def draw(size: int, state: NDArray[np.float64], goal: NDArray[np.float64] | None
     Returns:
         (size, size, 3); rows run along y, columns along x.
     """
-    image = _background(size).copy()
+    image = draw_empty(size).copy()
     if goal is not None:
         _paint(image, goal, reach, GOAL, hole=reach - _RING)
     _paint(image, state, rooms.RADIUS, AGENT)
@@ -37,8 +37,8 @@ def draw(size: int, state: NDArray[np.float64], goal: NDArray[np.float64] | None
 
 
 @functools.lru_cache(maxsize=8)
-def _background(size: int) -> Image:
-    """Return the map without the agent (size, size, 3): the floor is the two rooms and the door between them."""
+def draw_empty(size: int) -> Image:
+    """Draw the map without the agent (size, size, 3), read-only: the two rooms and the door between them."""
     edge = rooms.SIZE - rooms.BORDER
     whole = _covered(size, rooms.BORDER, edge)
     door = np.outer(
