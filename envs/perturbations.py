@@ -103,6 +103,8 @@ class Perturbation(gym.Wrapper[Any, Any, Any, Any]):
     """Least and greatest strength."""
     whole: ClassVar[bool] = False
     """Whether strengths are whole numbers."""
+    counts: ClassVar[bool] = False
+    """Whether the strength is a number of parts, of which there are as many as :meth:`search` says."""
     at_once: ClassVar[bool] = False
     """Whether it happens in a single step, after which the world is as it was."""
     control: ClassVar[bool] = False
@@ -121,7 +123,7 @@ class Perturbation(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         if reason := self.unsuited(env):
             raise SettingsError(f"{_label(env)} cannot have the perturbation {self.name!r}: {reason}.")
-        self.strength = self.checked(self.standard if strength is None else strength)
+        self.strength = self.checked(self.standard if strength is None else strength, env)
         for what, value, least in (("onset", onset, 0), ("horizon", horizon, 1), ("duration", duration, 1)):
             if isinstance(value, int) and value < least:
                 raise SettingsError(f"{what} = {value} is out of range: it must be at least {least}.")
@@ -176,15 +178,16 @@ class Perturbation(gym.Wrapper[Any, Any, Any, Any]):
     # What all have
 
     @classmethod
-    def checked(cls, strength: float) -> float:
+    def checked(cls, strength: float, env: gym.Env[Any, Any]) -> float:
         """Return ``strength``.
 
         Raises:
             SettingsError: it is out of range.
         """
-        low, high = cls.allowed
-        if not (math.isfinite(strength) and low <= strength <= high) or (cls.whole and strength != int(strength)):
-            number = "a whole number" if cls.whole else "a number"
+        low, high = (0.0, cls.search(env)[1]) if cls.counts else cls.allowed
+        whole = cls.whole or cls.counts
+        if not (math.isfinite(strength) and low <= strength <= high) or (whole and strength != int(strength)):
+            number = "a whole number" if whole else "a number"
             raise SettingsError(
                 f"strength = {strength:g} is out of range for {cls.name!r}: it must be {number} in [{low:g}, {high:g}] "
                 f"({cls.meaning})."

@@ -45,7 +45,7 @@ class _Actions(Perturbation):
 class _SomeActuators(_Actions):
     """What befalls so many actuators as the strength says, drawn by chance."""
 
-    whole = True
+    counts = True
 
     @classmethod
     def search(cls, env: gym.Env[Any, Any]) -> tuple[float, float]:

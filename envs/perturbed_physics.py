@@ -261,9 +261,9 @@ def _greatest_torque(model: Any) -> Floats:
     import mujoco
 
     greatest = np.zeros(model.nv)
-    joints = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+    joints = [int(kind) for kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)]
     for actuator in range(model.nu):
-        if model.actuator_trntype[actuator] in joints:
+        if int(model.actuator_trntype[actuator]) in joints:
             dof = model.jnt_dofadr[model.actuator_trnid[actuator, 0]]
             control = np.abs(model.actuator_ctrlrange[actuator]).max()
             greatest[dof] += abs(model.actuator_gear[actuator, 0] * model.actuator_gainprm[actuator, 0]) * control

@@ -45,12 +45,19 @@ class _Sensors(Perturbation):
         """How many sensors there are."""
         return 1 if is_image(self) else math.prod(self.observation_space.shape or ())
 
+    def shuffled(self, rng: np.random.Generator) -> Array:
+        """Return all sensors by chance; those that never vary in nominal episodes, as far as is known, come last."""
+        order = rng.permutation(self.size)
+        if is_image(self) or self._scale is None or self._scale.observations is None:
+            return order
+        return order[np.argsort(self._scale.observations[order] <= 0.0, kind="stable")]
+
 
 class _SomeSensors(_Sensors):
     """What befalls so many sensors as the strength says, drawn by chance."""
 
     meaning = "how many sensors; an image is one"
-    whole = True
+    counts = True
 
     @classmethod
     def search(cls, env: gym.Env[Any, Any]) -> tuple[float, float]:
@@ -59,7 +66,7 @@ class _SomeSensors(_Sensors):
 
     def draw(self, rng: np.random.Generator) -> None:
         """Draw which; at a greater strength it is the same and others."""
-        self.sensors: Array = rng.permutation(self.size)[: int(self.strength)]
+        self.sensors: Array = self.shuffled(rng)[: int(self.strength)]
 
 
 @PERTURBATIONS.register("sensor_frozen")
@@ -71,20 +78,18 @@ class SensorFrozen(_SomeSensors):
     def draw(self, rng: np.random.Generator) -> None:
         """Draw which, and forget the last episode."""
         super().draw(rng)
-        self._shown: Any = None
         self._true: list[Floats] = []
 
     def watch(self, observation: Any) -> None:
-        """Remember what is true, and what was shown last before it froze."""
-        if len(self.truth) <= self.onset or self._shown is None:
-            self._next, self._shown = np.array(observation), getattr(self, "_next", observation)
+        """Remember what is true."""
+        self._latest = np.array(observation)
         state = state_of(self) if is_image(self) else np.asarray(observation, np.float64).reshape(-1)[self.sensors]
         if state is not None:
             self._true.append(np.array(state, np.float64))
 
     def begin(self) -> None:
         """Freeze."""
-        self._frozen = self._next
+        self._frozen = self._latest
 
     def observe(self, observation: Any) -> Any:
         """Show what was shown last."""
@@ -130,7 +135,7 @@ class SensorPermuted(_Sensors):
     name = "sensor_permuted"
     meaning = "how many sensors are exchanged; of an image, how many of its 16 tiles"
     standard = 2.0
-    whole = True
+    counts = True
 
     @classmethod
     def unsuited(cls, env: gym.Env[Any, Any]) -> str:
@@ -145,8 +150,8 @@ class SensorPermuted(_Sensors):
 
     def draw(self, rng: np.random.Generator) -> None:
         """Draw which."""
-        count = TILES**2 if is_image(self) else self.size
-        self.sensors: Array = rng.permutation(count)[: int(self.strength)]
+        order = rng.permutation(TILES**2) if is_image(self) else self.shuffled(rng)
+        self.sensors: Array = order[: int(self.strength)]
 
     def observe(self, observation: Any) -> Any:
         """Exchange them."""
@@ -177,7 +182,7 @@ class SensorNoisy(_Sensors):
 
     def draw(self, rng: np.random.Generator) -> None:
         """Draw which, and take up the chance."""
-        self.sensors: Array = rng.integers(self.size, size=1)
+        self.sensors: Array = self.shuffled(rng)[:1]
         self._noise = rng
 
     def observe(self, observation: Any) -> Any:

@@ -151,7 +151,7 @@ def _is_simple(model: Any, joint: int) -> bool:
     """Whether a joint has one position and one velocity: slides and hinges do."""
     import mujoco
 
-    return model.jnt_type[joint] in (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
+    return int(model.jnt_type[joint]) in map(int, (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE))
 
 
 def _free_nearby(start: Floats, way: Floats, signs: Floats) -> Floats:
