@@ -307,13 +307,13 @@ def _policy(settings: CollectSettings) -> RecordingPolicy:
 
 
 class AgentPolicy:
-    """A trained agent that acts as it does in training, explorations apart: not deterministically."""
+    """A trained agent that acts, by default as in training, explorations apart: not deterministically."""
 
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
+    def __init__(self, agent: Any, deterministic: bool = False) -> None:
+        self._agent, self._deterministic = agent, deterministic
 
     def begin(self, env: Any, seeds: Sequence[int]) -> None:
-        """Begin episodes; raises where the environment's spaces are not the agent's."""
+        """Take up the seeds."""
         check_spaces(self._agent, env)
         self._running = np.arange(len(seeds))
         self._start = True
@@ -322,13 +322,13 @@ class AgentPolicy:
     def act(
         self, observations: Sequence[Any], infos: Sequence[Mapping[str, Any]], running: NDArray[np.int64]
     ) -> NDArray[Any]:
-        """Return native actions for the episodes that are still running."""
+        """Return native actions (R, ...)."""
         if len(running) < len(self._running):
             if self._state is not None:
                 self._state = self._state.select(np.searchsorted(self._running, running))
             self._running = running
         starts = np.full(len(running), self._start)
         batch = stack_observations(observations)
-        actions, self._state = self._agent.predict(batch, self._state, starts, deterministic=False)
+        actions, self._state = self._agent.predict(batch, self._state, starts, deterministic=self._deterministic)
         self._start = False
         return np.asarray(actions)

@@ -117,7 +117,7 @@ def estimate_curve(
     if min(len(array) for array in arrays) < 2:
         return [Estimate(float(value), None, None, count) for value in values]
     drawn = statistic(_resample(arrays, seed, resamples), 1)
-    low, high = _percentiles(drawn)
+    low, high = percentiles(drawn)
     return [Estimate(float(v), float(a), float(b), count) for v, a, b in zip(values, low, high, strict=True)]
 
 
@@ -133,7 +133,7 @@ def crossed_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -
     generator = np.random.default_rng(seed)
     runs, episodes = (generator.integers(count, size=(resamples, count)) for count in array.shape)
     drawn = np.array([array[chosen][:, played].mean() for chosen, played in zip(runs, episodes, strict=True)])
-    low, high = _percentiles(drawn)
+    low, high = percentiles(drawn)
     return Estimate(float(array.mean()), float(low), float(high), array.size)
 
 
@@ -193,7 +193,7 @@ def probability_of_improvement(
         ],
         axis=0,
     )
-    low, high = _percentiles(drawn)
+    low, high = percentiles(drawn)
     return Estimate(value, float(low), float(high), count)
 
 
@@ -256,7 +256,8 @@ def _resample(arrays: Sequence[Array], seed: int, resamples: int) -> Array:
     return np.concatenate([_draw(array, generator, resamples) for array in arrays], axis=1)
 
 
-def _percentiles(drawn: Array) -> Array:
+def percentiles(drawn: Array) -> Array:
+    """Return the two ends of the 95 % interval of what bootstrap resamples (first axis) gave."""
     tail = 50 * (1 - CONFIDENCE)
     return np.percentile(drawn, [tail, 100 - tail], axis=0)
 
