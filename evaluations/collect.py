@@ -108,7 +108,7 @@ def collect(
     """
     folder = Path(folder)
     recorder = _recorder(settings)
-    [probe] = recorder.record(_policy(settings), [0], [0])  # before the folder: a misspelt name leaves nothing behind
+    [probe] = recorder.record(recording_policy(settings.task, settings.policy), [0], [0])  # before the folder: a misspelt name leaves nothing behind
     with locked(folder):
         store = _open(folder, settings, recorder, probe)
         recorder.close()
@@ -223,7 +223,7 @@ def _episodes(settings: CollectSettings, first: int, interruption: Interruption)
     """Yield the episodes from number ``first`` on, in order, until enough are sound or a stop is asked for."""
     sound, next_number = 0, first
     jobs = settings.jobs or os.cpu_count() or 1
-    with _players(jobs) as submit:
+    with players(jobs) as submit:
         pending: list[Future[list[RecordedEpisode | None]]] = []
         while sound < settings.episodes and interruption.requested is None:
             missing = settings.episodes - sound - AT_ONCE * len(pending)
@@ -244,9 +244,19 @@ def _episodes(settings: CollectSettings, first: int, interruption: Interruption)
 
 
 @contextmanager
-def _players(jobs: int) -> Iterator[Callable[..., Future[list[RecordedEpisode | None]]]]:
-    """Yield what submits work to processes, or for one job does it here."""
+def players(jobs: int, prepare: Callable[[], None] | None = None) -> Iterator[Callable[..., Future[Any]]]:
+    """Yield what submits work to so many processes, or for one job does it here.
+
+    Args:
+        jobs: processes.
+        prepare: called in each of them first; it must be such as can be sent there.
+
+    Raises:
+        EnvironmentFault: a process has died.
+    """
     if jobs == 1:
+        if prepare is not None:
+            prepare()
 
         def here(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
             done: Future[Any] = Future()
@@ -255,7 +265,7 @@ def _players(jobs: int) -> Iterator[Callable[..., Future[list[RecordedEpisode | 
 
         yield here
         return
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_ignore_signals)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_player, initargs=(prepare,))
     try:
         yield pool.submit
     except BrokenProcessPool as error:
@@ -264,11 +274,13 @@ def _players(jobs: int) -> Iterator[Callable[..., Future[list[RecordedEpisode | 
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_signals() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
+def _begin_player(prepare: Callable[[], None] | None) -> None:
+    """Leave Ctrl-C to the process that waits for this one, and get ready."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if prepare is not None:
+        prepare()
 
 
 _PLAYERS: dict[str, tuple[Recorder, RecordingPolicy]] = {}
@@ -282,7 +294,7 @@ def _play(settings: CollectSettings, numbers: range) -> list[RecordedEpisode | N
 
         torch.set_num_threads(1)
         _PLAYERS.clear()
-        _PLAYERS[key] = _recorder(settings), _policy(settings)
+        _PLAYERS[key] = _recorder(settings), recording_policy(settings.task, settings.policy)
     recorder, policy = _PLAYERS[key]
     worlds = [derive_seed(settings.seed, "recorded episode", number) % 2**31 for number in numbers]
     acting = [derive_seed(settings.seed, "recording policy", number) for number in numbers]
@@ -296,14 +308,20 @@ def _recorder(settings: CollectSettings) -> Recorder:
     return Recorder(make, settings.max_steps or LONGEST)
 
 
-def _policy(settings: CollectSettings) -> RecordingPolicy:
-    if settings.policy == "random":
+def recording_policy(task: str, name: str) -> RecordingPolicy:
+    """Return who acts in ``task``: chance, the task's expert, or the trained agent in the run folder ``name``.
+
+    Raises:
+        UnknownNameError: an expert where the task has none.
+        SettingsError: there is no such run folder.
+    """
+    if name == "random":
         return RandomPolicy()
-    if settings.policy == "expert":
-        return ExpertPolicy(settings.task)
-    if not Path(settings.policy).is_dir():
-        raise SettingsError(f"policy = {settings.policy!r} is neither 'random' nor 'expert', nor the folder of a run.")
-    return AgentPolicy(load_trained(settings.policy)[0])
+    if name == "expert":
+        return ExpertPolicy(task)
+    if not Path(name).is_dir():
+        raise SettingsError(f"policy = {name!r} is neither 'random' nor 'expert', nor the folder of a run.")
+    return AgentPolicy(load_trained(name)[0])
 
 
 class AgentPolicy:

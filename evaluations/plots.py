@@ -75,10 +75,10 @@ def memory(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -> Figure:
 def overall_scores(summary: Summary, theme: Theme = LIGHT) -> Figure:
     """Return the figure of normalised scores over all tasks: interquartile mean and mean, with their intervals."""
     colour_of = colours(summary)
-    figure = _figure(theme, height=1.2 + 0.42 * len(summary.overall))
+    figure = new_figure(theme, height=1.2 + 0.42 * len(summary.overall))
     for index, (name, title) in enumerate((("iqm", "interquartile mean"), ("mean", "mean"))):
         axes = figure.add_subplot(1, 2, index + 1)
-        _style(axes, theme, grid="x")
+        style(axes, theme, grid="x")
         for row, (label, scores) in enumerate(summary.overall.items()):
             score, colour = scores[name], colour_of[label]
             if score.low is not None and score.high is not None:
@@ -162,9 +162,9 @@ class _End:
 
 
 def _curves(task: TaskSummary, colour_of: dict[str, str], axis: _Axis, theme: Theme) -> Figure:
-    figure = _figure(theme)
+    figure = new_figure(theme)
     axes = figure.add_subplot()
-    _style(axes, theme, grid="y")
+    style(axes, theme, grid="y")
     ends: list[_End] = []
     judged = axis.of == "returns"
     for cell in task.cells:
@@ -226,13 +226,15 @@ def _named(cell: Cell, curve: Curve) -> str:
     return f"{cell.label}{value}  ({seeds} seed{'s' if seeds > 1 else ', no interval'})"
 
 
-def _figure(theme: Theme, height: float = 4.0) -> Figure:
+def new_figure(theme: Theme, height: float = 4.0) -> Figure:
+    """Return an empty figure as wide as all others."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(8.4, height), dpi=160, facecolor=theme.ground, layout="constrained")
 
 
-def _style(axes: Axes, theme: Theme, grid: Literal["x", "y"]) -> None:
+def style(axes: Axes, theme: Theme, grid: Literal["x", "y"]) -> None:
+    """Give axes the look of all others, with grid lines across the axis ``grid``."""
     axes.set_facecolor(theme.ground)
     axes.grid(axis=grid, color=theme.faint, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -26,6 +26,7 @@ COMMANDS = {
     "adopt": "Take up the released weights of a LeWorldModel as a run.",
     "time-to-goal": "Learn how many steps lie between observations, for a pretrained world model.",
     "probe": "Read physical quantities off the latents of a world model, now and ahead.",
+    "surprise": "Perturb a run's task, and measure who notices: its world model, and baselines.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
     "speed": "Measure what a step costs, of agents or environments; what a plan costs; how fast clips load.",
