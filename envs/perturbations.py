@@ -230,6 +230,11 @@ class Perturbation(gym.Wrapper[Any, Any, Any, Any]):
         self._restore()
         super().close()
 
+    def restored(self) -> gym.Env[Any, Any]:
+        """Put everything back, and return the environment without the perturbation."""
+        self._restore()
+        return self.env
+
     def put(self, array: Array, values: Any) -> None:
         """Write ``values`` into an ``array`` of the simulator until the perturbation ends."""
         before = array.copy()

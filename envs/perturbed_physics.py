@@ -246,7 +246,7 @@ def _feels(model: Any, gravity: Floats) -> bool:
         mujoco.mj_forward(model, data)
         forces.append(data.qfrc_bias.copy())
     model.opt.gravity[:] = before
-    return not np.allclose(*forces, rtol=0.0, atol=1e-9)
+    return not np.allclose(forces[0], forces[1], rtol=0.0, atol=1e-9)
 
 
 def _can_touch(model: Any) -> bool:

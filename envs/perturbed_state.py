@@ -133,7 +133,8 @@ class WallPassed(Perturbation):
         way = end[0] - start[0], end[1] - start[1]
         if not (rooms.is_free(*start) and rooms.is_free(*end)):
             return True
-        return not np.allclose(rooms.travel(*start, *way), end, rtol=0.0, atol=1e-6)
+        stopped = rooms.travel(start[0], start[1], way[0], way[1])
+        return not np.allclose(stopped, end, rtol=0.0, atol=1e-6)
 
 
 def _leaves_range(model: Any, positions: Floats, way: Floats) -> Floats:
@@ -147,7 +148,7 @@ def _leaves_range(model: Any, positions: Floats, way: Floats) -> Floats:
     return leaves
 
 
-def _is_simple(model: Any, joint: int) -> bool:
+def _is_simple(model: Any, joint: Any) -> bool:
     """Whether a joint has one position and one velocity: slides and hinges do."""
     import mujoco
 

@@ -108,7 +108,9 @@ def collect(
     """
     folder = Path(folder)
     recorder = _recorder(settings)
-    [probe] = recorder.record(recording_policy(settings.task, settings.policy), [0], [0])  # before the folder: a misspelt name leaves nothing behind
+    [probe] = recorder.record(
+        recording_policy(settings.task, settings.policy), [0], [0]
+    )  # before the folder: a misspelt name leaves nothing behind
     with locked(folder):
         store = _open(folder, settings, recorder, probe)
         recorder.close()

@@ -79,7 +79,9 @@ class LatentError:
     def _encoded(self, observations: np.ndarray) -> Tensor:
         parts = np.array_split(observations, max(-(-len(observations) // _ENCODED_AT_ONCE), 1))
         device = self._model.device
-        return torch.cat([self._model.encode(torch.from_numpy(np.ascontiguousarray(part)).to(device)) for part in parts])
+        return torch.cat(
+            [self._model.encode(torch.from_numpy(np.ascontiguousarray(part)).to(device)) for part in parts]
+        )
 
 
 def require_shapes(model: JEPA, steps: ModelSteps) -> None:

@@ -153,6 +153,18 @@ def calibrate_strengths(
     return search_strengths(measure, mildest, strongest, levels, kind.whole or kind.counts, trials)
 
 
+def levels_by_strength(found: Sequence[Strength]) -> dict[float, float]:
+    """Return each strength that was found, with that of its levels to which the return there is closest.
+
+    Where strengths are whole numbers, one may be nearest to several levels.
+    """
+    levels: dict[float, float] = {}
+    for strength in sorted(found, key=lambda one: abs(one.reached - one.level)):
+        if strength.strength is not None:
+            levels.setdefault(strength.strength, strength.level)
+    return {strength.strength: levels[strength.strength] for strength in found if strength.strength is not None}
+
+
 def _mean_return(played: Sequence[Any]) -> float:
     """Return the mean of what the sound episodes brought."""
     returns = [float(watched.episode.rewards.sum()) for watched in played if watched is not None]

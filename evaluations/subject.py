@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ class Subject:
     policies: Sequence[tuple[RecordingPolicy, float]]
     acting: str
     fingerprint: str
+    _spare: list[gym.Env[Any, Any]] = field(default_factory=list)
 
     @property
     def block(self) -> int:
@@ -108,7 +109,7 @@ class Subject:
         made: list[gym.Env[Any, Any]] = []
 
         def make() -> gym.Env[Any, Any]:
-            env = self.make()
+            env = self._spare.pop() if self._spare else self.make()
             made.append(env if perturb is None else perturb(env))
             return made[-1]
 
@@ -118,13 +119,13 @@ class Subject:
                 chunk = slice(first, first + AT_ONCE)
                 found: dict[int, Watched | None] = {}
                 for policy, chosen in self._shared(acting[chunk], random):
-                    few = [list(seeds[chunk][index] for index in chosen) for seeds in (worlds, acting)]
+                    few = [[seeds[chunk][index] for index in chosen] for seeds in (worlds, acting)]
                     episodes = recorder.record(policy, *few)
                     for index, episode, env in zip(chosen, episodes, made, strict=False):
                         found[index] = None if episode is None else self._told(episode, env, scale)
                 yield from (found[index] for index in range(len(found)))
-        finally:
-            recorder.close()
+        finally:  # to build an environment takes longer than to play in one: they are kept for the next time
+            self._spare.extend(env.restored() if isinstance(env, Perturbation) else env for env in made)
 
     def _shared(self, acting: Sequence[int], random: bool) -> list[tuple[RecordingPolicy, list[int]]]:
         """Return who acts in which of the episodes, by chance and weight."""

@@ -30,12 +30,12 @@ from ..envs.perturbations import NominalScale, perturbation, perturbations_for
 from ..envs.recording import RecordedEpisode
 from .alarms import alarm_threshold, alarms
 from .collect import players
-from .detectors import Detector, Floats, MeanKernel, ModelSteps, NearestNeighbour, SuccessiveDistance
+from .detectors import Detector, MeanKernel, ModelSteps, NearestNeighbour, SuccessiveDistance
 from .ensemble_detector import EnsembleDynamics
 from .latent_detector import LatentError
 from .settings import command_line
 from .stage import limited_threads
-from .strengths import LEVELS, Strength, calibrate_strengths
+from .strengths import LEVELS, Strength, calibrate_strengths, levels_by_strength
 from .subject import MOVED_WITHIN, Acting, Subject, load_subject
 from .surprise_cells import CellPlan, NominalScores, judge_cell
 from .surprise_table import SurpriseTable
@@ -188,7 +188,7 @@ class _Benchmark:
             fresh = self._nominal(submit, "fresh", self._fresh_count(fit))
             plans, strengths = self._plans(submit)
             cells = self._cells(submit, plans, fresh, thresholds)
-        random = [played for played in self._random()]
+        random = list(self._random())
         table = SurpriseTable(
             task=self._subject.task,
             acting=self._subject.acting,
@@ -243,23 +243,18 @@ class _Benchmark:
         s, env = self._settings, self._subject.make()
         names = s.perturbations or tuple(perturbations_for(env))
         kinds = {name: perturbation(name, env) for name in names}
+        env.close()
         if s.strengths == "standard":
             return [CellPlan(name, kind.standard) for name, kind in kinds.items()], {}
         if s.strengths != "calibrated":
-            numbers = _numbers(s.strengths)
-            return [CellPlan(name, kind.checked(x, env)) for name, kind in kinds.items() for x in numbers], {}
+            return [CellPlan(name, strength) for name in names for strength in _numbers(s.strengths)], {}
         plans: list[CellPlan] = []
         found: dict[str, list[Strength]] = {}
         pending = {name: submit(_find_strengths, name, self._folder, self._fingerprint) for name in names}
         for number, (name, future) in enumerate(pending.items()):
             self._tell(Progress(f"searching strengths of {name}, {number + 1} of {len(names)}"))
             found[name] = [Strength(**strength) for strength in future.result()]
-            reached: dict[float, float] = {}
-            for strength in found[name]:
-                if strength.strength is not None:
-                    reached.setdefault(strength.strength, strength.level)
-            plans += [CellPlan(name, strength, level) for strength, level in reached.items()]
-        env.close()
+            plans += [CellPlan(name, strength, level) for strength, level in levels_by_strength(found[name]).items()]
         return plans, found
 
     def _cells(
@@ -310,7 +305,8 @@ def _prepare(state: _State) -> None:
 def _judge_nominal(role: str, indices: range) -> NominalScores:
     [(state, subject)] = _READY
     seeds = subject.seeds(role, state.settings.seed, indices)
-    episodes = [watched and watched.episode for watched in subject.watch(*seeds, state.settings.steps)]
+    watched = subject.watch(*seeds, state.settings.steps)
+    episodes = [None if played is None else played.episode for played in watched]
     return NominalScores.of(state.detectors, episodes)
 
 
@@ -382,7 +378,7 @@ def _check_names(subject: Subject, settings: SurpriseSettings) -> None:
     if not settings.detectors:
         raise SettingsError("At least one detector is needed.")
     env = subject.make()
-    for name in settings.perturbations:
+    for name in settings.perturbations or perturbations_for(env):
         kind = perturbation(name, env)
         if settings.strengths not in ("standard", "calibrated"):
             for number in _numbers(settings.strengths):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..envs.perturbations import Perturbation
 from ..envs.recording import RecordedEpisode
@@ -130,16 +131,14 @@ def judge_cell(
             perturbed = [some[event : event + 1] for some, event in zip(scores, events, strict=True)]
         else:
             perturbed = [some[flags] for some, flags in zip(scores, steps, strict=True)]
-        delays = [
-            _delay(some, event, thresholds[detector.name]) for some, event in zip(scores, events, strict=True)
-        ]
+        delays = [_delay(some, event, thresholds[detector.name]) for some, event in zip(scores, events, strict=True)]
         cell["detectors"][detector.name] = _summary(perturbed, nominal.scores[detector.name], delays, counted)
     return cell
 
 
-def _perturbed_steps(played: Watched, steps: int, block: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _perturbed_steps(played: Watched, steps: int, block: int) -> NDArray[np.bool_]:
     """Return (T,), whether anything in each model step was perturbed."""
-    return played.truth[: steps * block].reshape(steps, block).any(1)
+    return np.asarray(played.truth[: steps * block].reshape(steps, block).any(1))
 
 
 def _delay(scores: Floats, event: int, threshold: float) -> int | None:

@@ -168,13 +168,21 @@ class SurpriseTable:
         )
 
     def _not_reached(self) -> list[str]:
-        """Say which levels of return a perturbation could not bring about."""
+        """Say what levels of return are, and which ones a perturbation could not bring about."""
+        if not self.strengths:
+            return []
+        notes = [
+            "After the @ stands the level of return at which the strength was found, on 10 other episodes that were "
+            "perturbed from their first step on, or halfway by what happens at once.",
+        ]
         missing = []
         for name, found in self.strengths.items():
-            levels = [f"{strength['level']:g}" for strength in found if strength["strength"] is None]
-            if levels:
-                missing.append(f"{name} ({', '.join(levels)}; {found[-1]['reached']:.2f} at its strongest)")
-        return [f"Levels of return that could not be reached: {'; '.join(missing)}."] if missing else []
+            shown = {(cell["strength"], cell["level"]) for cell in self.cells if cell["perturbation"] == name}
+            unmet = [one for one in found if (one["strength"], one["level"]) not in shown]
+            if unmet:
+                levels = [f"{one['level']:g} ({one['reached']:.2f} at the nearest)" for one in unmet]
+                missing.append(f"{name} {', '.join(levels)}")
+        return [*notes, *([f"Levels that could not be reached: {'; '.join(missing)}."] if missing else [])]
 
 
 def _named(cell: Mapping[str, Any]) -> str:

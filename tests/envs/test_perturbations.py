@@ -126,7 +126,9 @@ def test_every_mujoco_task_and_two_room_have_those_that_they_can_have() -> None:
     rooms_seen = set(perturbations_for(made("two-room:pixels")))
     assert {"teleport", "wall_passed", "camera", "sensor_frozen", "actuator_dead", "clock_rate"} <= rooms_seen
     assert not {"velocity_kick", "mass", "sensor_noisy", "observation_offset"} & rooms_seen
-    assert set(perturbations_for(make_env("CartPole-v1"))) == {name for name in cheetah if "obs" in name or "sen" in name}
+    assert set(perturbations_for(make_env("CartPole-v1"))) == {
+        name for name in cheetah if "obs" in name or "sen" in name
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -69,13 +69,11 @@ def run(arguments: Sequence[str]) -> int:
     from ..evaluations.plots import to_png
     from ..evaluations.surprise import RESULT_FILE, SurpriseSettings, benchmark_surprise
 
-    shared = {name: getattr(options, name) for name in _SHARED}
-    chosen = {
-        name: tuple(names(text, f"--{name}"))
-        for name in ("perturbations", "detectors")
-        if (text := getattr(options, name)) is not None
-    }
-    settings = SurpriseSettings(**shared, **chosen, acting="planner" if options.planner else "actor")
+    asked: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
+    for name in ("perturbations", "detectors"):
+        if (text := getattr(options, name)) is not None:
+            asked[name] = tuple(names(text, f"--{name}"))
+    settings = SurpriseSettings(**asked, acting="planner" if options.planner else "actor")
     screen = console(stderr=True)
     status = screen.status("Beginning") if is_live(screen) else nullcontext()
     began = time.perf_counter()
