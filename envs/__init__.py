@@ -24,6 +24,9 @@ _HOME = {
     "Check": "check",
     "episode_seed": "vectors",
     "quiet_mujoco": "quiet",
+    "perturb": "perturbations",
+    "perturbations_for": "perturbations",
+    "NominalScale": "perturbations",
 }
 
 __all__ = [*_HOME]
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from .codecs import ObservationCodec as ObservationCodec
     from .environments import Environments as Environments
     from .making import make_environments as make_environments
+    from .perturbations import NominalScale as NominalScale
+    from .perturbations import perturb as perturb
+    from .perturbations import perturbations_for as perturbations_for
     from .quiet import quiet_mujoco as quiet_mujoco
     from .store import EpisodeStore as EpisodeStore
     from .supervision import Supervision as Supervision

@@ -41,7 +41,7 @@ class GravityFlipped(_Physics):
     """Gravity fades and turns upwards."""
 
     name = "gravity_flipped"
-    meaning = "0.5: none; 1: upwards, as strong as it was"
+    meaning = "how far it turns: at 0.5 there is none, at 1 it is as strong as it was, upwards"
     allowed: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @classmethod

@@ -21,7 +21,7 @@ class ObjectVanished(Perturbation):
     """The agent is not seen any more."""
 
     name = "object_vanished"
-    meaning = "1: it cannot be seen; less: it is transparent"
+    meaning = "how transparent it is, at most 1"
     allowed: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @classmethod

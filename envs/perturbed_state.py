@@ -102,7 +102,7 @@ class WallPassed(Perturbation):
     """The wall between the rooms stops nothing: the event is when the agent first enters it."""
 
     name = "wall_passed"
-    meaning = "1: the wall stops nothing"
+    meaning = "always 1"
     allowed: ClassVar[tuple[float, float]] = (1.0, 1.0)
     whole = True
 

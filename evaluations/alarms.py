@@ -58,16 +58,18 @@ def alarm_threshold(scores: Sequence[Floats], per_thousand: float) -> float:
     known = [episode[np.isfinite(episode)] for episode in scores]
     candidates = np.unique(np.concatenate(known))
 
-    def count(index: int) -> int:
-        return sum(len(alarms(episode, candidates[index])) for episode in scores)
+    def too_many(index: int) -> bool:
+        return sum(len(alarms(episode, candidates[index])) for episode in scores) > allowed
 
-    low, high = -1, len(candidates) - 1  # above the greatest score, nothing is alarmed
+    # From the greatest score downwards, in growing strides, because so low that all steps are alarmed, episodes have a
+    # single alarm again.
+    high, stride = len(candidates) - 1, 1
+    while high - stride >= 0 and not too_many(high - stride):
+        high, stride = high - stride, 2 * stride
+    low = max(high - stride, -1)
     while high - low > 1:
         middle = (low + high) // 2
-        if count(middle) > allowed:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if too_many(middle) else (low, middle)
     return float(candidates[high])
 
 

@@ -6,6 +6,7 @@ Dynamics Models", AAMAS 2023), whose ensemble is that of PETS (arXiv 1805.12114)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,24 +102,24 @@ class EnsembleDynamics:
         """Return the error, in the units that the criterion says."""
         steps = ModelSteps.of(episodes, self._block)
         x, y = self._coded(steps)
-        generator = torch_generator(self._seed, "particles")
         measure = self._by_deviation if self._criterion == "deviation" else self._by_nearest
         parts = zip(x.split(_AT_ONCE), y.split(_AT_ONCE), strict=True)
-        return steps.per_episode(torch.cat([measure(*part, generator) for part in parts]).double().numpy())
+        return steps.per_episode(torch.cat([measure(*part) for part in parts]).double().numpy())
 
-    def _by_deviation(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def _by_deviation(self, x: Tensor, y: Tensor) -> Tensor:
         means, log_variances = self._network(x.expand(self._settings.members, -1, -1))
         mean, variance = means.mean(0), log_variances.exp().mean(0) + means.var(0, unbiased=False)
         return ((y - mean).square() / variance).mean(-1)
 
-    def _by_nearest(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        s = self._settings
+    def _by_nearest(self, x: Tensor, y: Tensor) -> Tensor:
+        s, generator = self._settings, torch_generator(self._seed, "particles")
         means, log_variances = self._network(x.expand(s.members, -1, -1))
         deviations = (0.5 * log_variances).exp()
         nearest = torch.full((len(x),), torch.inf)
         for particle in range(s.particles):
             member = particle % s.members
-            drawn = means[member] + deviations[member] * torch.randn(y.shape, generator=generator)
+            noise = torch.randn(y.shape[1], generator=generator)  # of all steps, so that a step's score is its own
+            drawn = means[member] + deviations[member] * noise
             nearest = torch.minimum(nearest, (y - drawn).square().mean(-1))
         return nearest
 
@@ -137,7 +138,7 @@ class _Ensemble(nn.Module):
         super().__init__()
         widths = [inputs, *[settings.hidden] * settings.layers, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for width, following in zip(widths[:-1], widths[1:], strict=True):
+        for width, following in itertools.pairwise(widths):
             drawn = torch.randn(settings.members, width, following, generator=generator) / math.sqrt(width)
             self.weights.append(nn.Parameter(drawn))
             self.biases.append(nn.Parameter(torch.zeros(settings.members, 1, following)))

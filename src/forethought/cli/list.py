@@ -15,9 +15,9 @@ from .options import parse
 
 @dataclass(frozen=True)
 class ListOptions:
-    """List planners, agents, tasks and benchmarks, each explained in a line."""
+    """List planners, agents, tasks, benchmarks and perturbations, each explained in a line."""
 
-    what: Positional[Literal["all", "planners", "agents", "tasks", "benchmarks"]] = "all"
+    what: Positional[Literal["all", "planners", "agents", "tasks", "benchmarks", "perturbations"]] = "all"
     """Which names."""
 
 
@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     """List what is asked for."""
     what = parse(ListOptions, "list", arguments).what
     kinds = {"planners": _planners, "agents": _agents, "tasks": _tasks, "benchmarks": _benchmarks}
+    kinds["perturbations"] = _perturbations
     for index, kind in enumerate(kinds if what == "all" else [what]):
         print("\n" if index else "", end="")
         print_entries(kind, kinds[kind]())
@@ -61,3 +62,12 @@ def _benchmarks() -> list[tuple[str, str]]:
     from ..evaluations.benchmark import available_benchmarks, benchmark_summary
 
     return [(name, benchmark_summary(name)) for name in available_benchmarks()]
+
+
+def _perturbations() -> list[tuple[str, str]]:
+    from ..envs.perturbations import PERTURBATIONS
+
+    kinds = [(name, PERTURBATIONS.get(name)) for name in PERTURBATIONS.names()]
+    return [
+        (name, f"{PERTURBATIONS.summary(name)} Strength {kind.standard:g}: {kind.meaning}.") for name, kind in kinds
+    ]

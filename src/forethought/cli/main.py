@@ -30,7 +30,7 @@ COMMANDS = {
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
     "speed": "Measure what a step costs, of agents or environments; what a plan costs; how fast clips load.",
-    "list": "List planners, agents, tasks and benchmarks, each explained in a line.",
+    "list": "List planners, agents, tasks, benchmarks and perturbations, each explained in a line.",
     "doctor": "Tell what works here, what is missing, and whether an environment is sound.",
     "demo": "Train two agents on a MuJoCo task and show what they learned.",
 }
