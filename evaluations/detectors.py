@@ -228,7 +228,9 @@ class MeanKernel:
         for filled in range(min(WINDOW, longest)):
             full = filled == min(WINDOW, longest) - 1
             some = np.concatenate([part[filled:] if full else part[filled : filled + 1] for part in statistics])
-            self._nominal.append((some.mean(0), some.std(0).clip(1e-9)))
+            self._nominal.append((some.mean(0), some.std(0)))
+        least = self._nominal[-1][1].clip(1e-9)  # of few episodes, the first steps may hardly differ
+        self._nominal = [(mean, deviation.clip(least)) for mean, deviation in self._nominal]
 
     def scores(self, episodes: Sequence[RecordedEpisode]) -> list[Floats]:
         """Return the greater of the two statistics, in nominal deviations above their means."""

@@ -80,6 +80,11 @@ class Subject:
         """Return an environment."""
         return make_env(self.task, **self.env)
 
+    def close(self) -> None:
+        """Close the environments that were kept."""
+        while self._spare:
+            self._spare.pop().close()
+
     def seeds(self, role: str, seed: int, indices: range) -> tuple[list[int], list[int]]:
         """Return seeds of the world, and of who acts, for episodes that were neither learned from nor evaluated on."""
         worlds = [derive_seed(seed, "watched", role, index) % 2**31 for index in indices]

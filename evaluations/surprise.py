@@ -15,29 +15,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..core.errors import SettingsError, UnknownNameError, did_you_mean
+from ..core.errors import EnvironmentFault
 from ..core.files import read_json, write_json
 from ..core.locks import FolderLock
 from ..core.provenance import describe_process
 from ..core.seeding import numpy_generator
-from ..core.settings import Range, Settings
 from ..envs.perturbations import NominalScale, perturbation, perturbations_for
 from ..envs.recording import RecordedEpisode
 from .alarms import alarm_threshold, alarms
 from .collect import players
-from .detectors import Detector, MeanKernel, ModelSteps, NearestNeighbour, SuccessiveDistance
-from .ensemble_detector import EnsembleDynamics
-from .latent_detector import LatentError
+from .detectors import Detector, Floats, ModelSteps
 from .settings import command_line
 from .stage import limited_threads
 from .strengths import LEVELS, Strength, calibrate_strengths, levels_by_strength
-from .subject import MOVED_WITHIN, Acting, Subject, load_subject
+from .subject import MOVED_WITHIN, Subject, load_subject
 from .surprise_cells import CellPlan, NominalScores, judge_cell
+from .surprise_settings import DETECTORS, SurpriseSettings, check_names, given_strengths
 from .surprise_table import SurpriseTable
 
 FOLDER = "surprise"
@@ -47,61 +45,6 @@ EXPECTED_FALSE_ALARMS = 30
 """Enough to compare their rate with the stated one."""
 NOMINAL_AT_ONCE = 25
 TIMED_CALLS = 30
-
-
-def _latent(subject: Subject, seed: int) -> Detector:
-    if subject.model is None:
-        raise SettingsError(
-            f"{subject.folder} holds an agent without a world model, so there are no latents to be surprised in: "
-            "leave the detector 'latent' out, or give a run of a JEPA agent or of forethought pretrain."
-        )
-    return LatentError(subject.model)
-
-
-DETECTORS: dict[str, Callable[[Subject, int], Detector]] = {
-    "latent": _latent,
-    "pedm": lambda subject, seed: EnsembleDynamics(subject.block, seed),
-    "pedm-nearest": lambda subject, seed: EnsembleDynamics(subject.block, seed, "nearest"),
-    "nearest": lambda subject, seed: NearestNeighbour(subject.block, seed),
-    "mean-kernel": lambda subject, seed: MeanKernel(subject.block, seed),
-    "successive": lambda subject, seed: SuccessiveDistance(subject.block),
-}
-"""By name; the first is ours, the others are baselines."""
-OURS = "latent"
-
-
-@dataclass(frozen=True)
-class SurpriseSettings(Settings):
-    """What is asked of detectors."""
-
-    perturbations: tuple[str, ...] = ()
-    """By name; all that the task can have if none is given."""
-    strengths: str = "standard"
-    """standard: one for each perturbation; calibrated: those at which the nominal agent's normalised return falls to
-    0.99, 0.95, 0.90, 0.75 and 0.50; or numbers, such as 1,3."""
-    detectors: tuple[str, ...] = tuple(DETECTORS)
-    """By name: latent, pedm, pedm-nearest, nearest, mean-kernel, successive."""
-    episodes: Annotated[int, Range(ge=1, le=100_000)] = 100
-    """Episodes per perturbation and strength."""
-    fit_episodes: Annotated[int, Range(ge=1, le=100_000)] = 50
-    """Nominal episodes that detectors are fitted to."""
-    calibration_episodes: Annotated[int, Range(ge=1, le=100_000)] = 100
-    """Nominal episodes on which thresholds are calibrated."""
-    fresh_episodes: Annotated[int, Range(ge=1, le=100_000)] | None = None
-    """Nominal episodes on which false alarms are counted; by default enough for 30 expected ones, and at least as
-    many as episodes."""
-    steps: Annotated[int, Range(ge=1)] | None = None
-    """Environment steps after which every episode is cut, beside the task's own limit."""
-    false_alarms: Annotated[float, Range(gt=0, le=100)] = 1.0
-    """False alarms per 1,000 steps that thresholds are calibrated to."""
-    acting: Acting = "actor"
-    """How an agent acts: by its bare actor, or by its planner."""
-    policy: str | None = None
-    """Who acts in place of the agent, or of the store's policies: random, expert, or another run's folder."""
-    seed: Annotated[int, Range(ge=0)] = 0
-    """Of all episodes and of the detectors."""
-    jobs: Annotated[int, Range(ge=1, le=1024)] = 1
-    """Processes that play and judge."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +85,7 @@ def benchmark_surprise(
     """
     settings, tell = settings or SurpriseSettings(), on_progress or (lambda progress: None)
     subject = load_subject(folder, settings.acting, settings.policy)
-    _check_names(subject, settings)
+    check_names(subject, settings)
     cells_folder = Path(folder) / FOLDER
     cells_folder.mkdir(exist_ok=True)
     lock = FolderLock(cells_folder)
@@ -151,6 +94,9 @@ def benchmark_surprise(
             return _Benchmark(subject, settings, cells_folder, tell).go()
     finally:
         lock.release()
+        for used in (subject, *(ready for _, ready in _READY)):
+            used.close()
+        _READY.clear()
 
 
 class _Benchmark:
@@ -163,14 +109,14 @@ class _Benchmark:
         shared = settings.to_dict()
         for apart in ("perturbations", "strengths", "jobs"):  # which have no influence on what is in a cell
             del shared[apart]
-        self._fingerprint = {**shared, "run": subject.fingerprint}
+        self._fingerprint = {**shared, "run": subject.fingerprint, "versions": describe_process()["versions"]}
 
     def go(self) -> SurpriseTable:
         s, began = self._settings, time.perf_counter()
         self._tell(Progress("fitting detectors"))
         fit = self._episodes("fit", range(s.fit_episodes))
         if not fit:
-            raise SettingsError(f"Something in all {s.fit_episodes} nominal episodes of {self._subject.task} is NaN.")
+            raise EnvironmentFault(f"{self._subject.task} gives values that are not finite in every nominal episode.")
         env = self._subject.make()
         scale = NominalScale.of(env, fit)
         env.close()
@@ -247,7 +193,7 @@ class _Benchmark:
         if s.strengths == "standard":
             return [CellPlan(name, kind.standard) for name, kind in kinds.items()], {}
         if s.strengths != "calibrated":
-            return [CellPlan(name, strength) for name in names for strength in _numbers(s.strengths)], {}
+            return [CellPlan(name, strength) for name in names for strength in given_strengths(s.strengths)], {}
         plans: list[CellPlan] = []
         found: dict[str, list[Strength]] = {}
         pending = {name: submit(_find_strengths, name, self._folder, self._fingerprint) for name in names}
@@ -265,7 +211,8 @@ class _Benchmark:
         thresholds: dict[str, float],
     ) -> list[dict[str, Any]]:
         self._tell(Progress("judging", 0, len(plans)))
-        few = fresh.first(self._settings.episodes)
+        count = self._settings.episodes
+        twins = list(zip(fresh.lengths[:count], fresh.returns[:count], strict=True))
         known: dict[str, dict[str, Any]] = {}
         pending: dict[str, Future[Any]] = {}
         for plan in plans:
@@ -274,7 +221,7 @@ class _Benchmark:
             if saved.get("of") == self._fingerprint:
                 known[plan.key] = {**saved["cell"], "level": plan.level}
             elif plan.key not in pending:
-                arguments = plan, few, fresh, thresholds, path, self._fingerprint
+                arguments = plan, twins, fresh.scores, thresholds, path, self._fingerprint
                 pending[plan.key] = submit(_judge_cell, *arguments)
         for plan in plans:
             if plan.key in pending:
@@ -324,16 +271,17 @@ def _find_strengths(name: str, folder: Path, fingerprint: dict[str, Any]) -> lis
 
 def _judge_cell(
     plan: CellPlan,
-    few: NominalScores,
-    fresh: NominalScores,
+    twins: Sequence[tuple[int, float | None]],
+    nominal: dict[str, list[Floats]],
     thresholds: dict[str, float],
     path: Path,
     fingerprint: dict[str, Any],
 ) -> dict[str, Any]:
+    """Fill a cell; ``twins`` are lengths and returns of the same episodes without perturbation."""
     [(state, subject)] = _READY
     s = state.settings
-    worlds, acting = subject.seeds("fresh", s.seed, range(len(few.lengths)))
-    onsets = {world: _onset(world, length, subject.block) for world, length in zip(worlds, few.lengths, strict=True)}
+    worlds, acting = subject.seeds("fresh", s.seed, range(len(twins)))
+    onsets = {world: _onset(world, length, subject.block) for world, (length, _) in zip(worlds, twins, strict=True)}
     env = subject.make()
     kind = perturbation(plan.name, env)
     env.close()
@@ -344,7 +292,8 @@ def _judge_cell(
         lambda env: kind(env, plan.strength, onsets.__getitem__, scale=state.scale),
         state.scale,
     )
-    cell = judge_cell(plan, kind, state.detectors, watched, few.returns, fresh, thresholds, subject.block)
+    returns = [earned for _, earned in twins]
+    cell = judge_cell(plan, kind, state.detectors, watched, returns, nominal, thresholds, subject.block)
     write_json(path, {"of": fingerprint, "cell": cell})
     return cell
 
@@ -368,28 +317,3 @@ def _milliseconds(detector: Detector, episode: RecordedEpisode, block: int) -> f
         detector.scores([step])
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times))
-
-
-def _check_names(subject: Subject, settings: SurpriseSettings) -> None:
-    """Refuse what does not exist or does not fit, before anything is played."""
-    for name in settings.detectors:
-        if name not in DETECTORS:
-            raise UnknownNameError(f"Unknown detector {name!r}.{did_you_mean(name, DETECTORS)}")
-    if not settings.detectors:
-        raise SettingsError("At least one detector is needed.")
-    env = subject.make()
-    for name in settings.perturbations or perturbations_for(env):
-        kind = perturbation(name, env)
-        if settings.strengths not in ("standard", "calibrated"):
-            for number in _numbers(settings.strengths):
-                kind.checked(number, env)
-    env.close()
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise SettingsError(
-            f"strengths = {text!r} is neither 'standard' nor 'calibrated', nor numbers separated by commas."
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,6 @@ class NominalScores:
         self.lengths.extend(more.lengths)
         self.returns.extend(more.returns)
 
-    def first(self, count: int) -> NominalScores:
-        """Return those of the first ``count`` episodes."""
-        scores = {name: some[:count] for name, some in self.scores.items()}
-        return NominalScores(scores, self.lengths[:count], self.returns[:count])
-
 
 def judge_cell(
     plan: CellPlan,
@@ -80,7 +75,7 @@ def judge_cell(
     detectors: Sequence[Detector],
     watched: Iterable[Watched | None],
     nominal_returns: Sequence[float | None],
-    nominal: NominalScores,
+    nominal: Mapping[str, Sequence[Floats]],
     thresholds: dict[str, float],
     block: int,
 ) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def judge_cell(
         detectors: fitted.
         watched: its episodes, one for each of ``nominal_returns``; nothing for those that went non-finite.
         nominal_returns: of the episodes of the same seeds without the perturbation.
-        nominal: what the detectors made of nominal episodes.
+        nominal: by detector, what it made of nominal episodes.
         thresholds: by detector.
         block: environment steps per model step.
     """
@@ -132,7 +127,7 @@ def judge_cell(
         else:
             perturbed = [some[flags] for some, flags in zip(scores, steps, strict=True)]
         delays = [_delay(some, event, thresholds[detector.name]) for some, event in zip(scores, events, strict=True)]
-        cell["detectors"][detector.name] = _summary(perturbed, nominal.scores[detector.name], delays, counted)
+        cell["detectors"][detector.name] = _summary(perturbed, nominal[detector.name], delays, counted)
     return cell
 
 
@@ -149,7 +144,7 @@ def _delay(scores: Floats, event: int, threshold: float) -> int | None:
 
 
 def _summary(
-    perturbed: list[Floats], nominal: list[Floats], delays: list[int | None], counted: list[bool]
+    perturbed: Sequence[Floats], nominal: Sequence[Floats], delays: list[int | None], counted: list[bool]
 ) -> dict[str, Any]:
     kept = [math.inf if delay is None else delay for delay, counts in zip(delays, counted, strict=True) if counts]
     return {

@@ -19,8 +19,9 @@ from forethought.evaluations.pretraining import PretrainSettings, pretrain
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.strengths import LEVELS, calibrate_strengths, levels_by_strength, search_strengths
 from forethought.evaluations.subject import Subject, Watched, load_subject
-from forethought.evaluations.surprise import SurpriseSettings, benchmark_surprise
-from forethought.evaluations.surprise_cells import CellPlan, NominalScores, judge_cell
+from forethought.evaluations.surprise import benchmark_surprise
+from forethought.evaluations.surprise_cells import CellPlan, judge_cell
+from forethought.evaluations.surprise_settings import SurpriseSettings
 from forethought.evaluations.training import train
 
 SMALL = {"model": {"latent_dims": 8, "hidden": 16}, "learning_starts": 30, "batch_size": 8, "updates_per_step": 0.5}
@@ -194,7 +195,7 @@ def test_a_cell_counts_alarms_that_begin_in_time_and_only_where_something_happen
     played = [watched(21), watched(20), watched(20, moved=False), watched(None), None, watched(20)]
     # an alarm at the event; one that had begun before; (not counted); one that comes too late
     detector = Planted([[10], [5, 10], [10], [22]], 30)
-    nominal = NominalScores({"planted": [np.zeros(30), np.zeros(30)]}, [60, 60], [60.0, 60.0])
+    nominal = {"planted": [np.zeros(30), np.zeros(30)]}
     returns = [60.0, 60.0, 60.0, 60.0, 60.0, None]
     kind = PERTURBATIONS.get("sensor_frozen")
     plan = CellPlan("sensor_frozen", 1.0)

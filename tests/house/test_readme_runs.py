@@ -60,3 +60,7 @@ SHORT = ("forethought list planners", "forethought doctor")
 def test_the_short_commands_run(run, command):
     assert command in commands()
     assert run("-m", *command.split())
+
+
+def test_an_environment_is_perturbed(run):
+    assert "teleport" in run("-c", _snippet("perturbations_for"))

@@ -69,5 +69,5 @@ def _perturbations() -> list[tuple[str, str]]:
 
     kinds = [(name, PERTURBATIONS.get(name)) for name in PERTURBATIONS.names()]
     return [
-        (name, f"{PERTURBATIONS.summary(name)} Strength {kind.standard:g}: {kind.meaning}.") for name, kind in kinds
+        (name, f"{PERTURBATIONS.summary(name)} Strength ({kind.standard:g}): {kind.meaning}.") for name, kind in kinds
     ]

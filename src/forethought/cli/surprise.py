@@ -67,7 +67,8 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError("Which run? Such as: forethought surprise runs/HalfCheetah-v5-jepa-0.")
     from ..core.files import write_atomically
     from ..evaluations.plots import to_png
-    from ..evaluations.surprise import RESULT_FILE, SurpriseSettings, benchmark_surprise
+    from ..evaluations.surprise import RESULT_FILE, benchmark_surprise
+    from ..evaluations.surprise_settings import SurpriseSettings
 
     asked: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
     for name in ("perturbations", "detectors"):
