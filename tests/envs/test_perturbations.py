@@ -360,3 +360,14 @@ def test_an_experts_walk_meets_the_wall_now_and_then() -> None:
     recorder = Recorder(iter(walls).__next__)
     recorder.record(ExpertPolicy("two-room"), list(range(6)), list(range(6)))
     assert sum(wall.event is not None for wall in walls) >= 3
+
+
+def test_strengths_are_searched_for_within_what_is_allowed() -> None:
+    for task in ("HalfCheetah-v5", "two-room:pixels"):
+        env = made(task)
+        for name in perturbations_for(env):
+            kind = PERTURBATIONS.get(name)
+            assert kind.checked(kind.standard, env) == kind.standard
+            mildest, strongest = kind.search(env)
+            assert kind.checked(strongest, env) == strongest
+            assert mildest != strongest or name == "wall_passed"
