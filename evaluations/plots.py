@@ -108,9 +108,9 @@ def r_against_depth(task: str, lines: Sequence[Line], theme: Theme = LIGHT) -> F
     Thick lines are medians over quantities, bands the middle half of them; thin ones are single quantities, as the
     first kind of probe reads them.
     """
-    figure = _figure(theme)
+    figure = new_figure(theme)
     axes = figure.add_subplot()
-    _style(axes, theme, grid="y")
+    style(axes, theme, grid="y")
     ends: list[_End] = []
     for index, line in enumerate(lines):
         colour, known = COLOURS[index], line.r[:, np.isfinite(line.r).any(0)]

@@ -161,7 +161,7 @@ def estimate_of_sums(
     estimates = []
     for value, column in zip(values, resampled.T, strict=True):
         known = column[np.isfinite(column)]  # all of a quantity's variation may be in episodes that were not drawn
-        ends = _percentiles(known).tolist() if np.isfinite(value) and len(known) else [None, None]
+        ends = percentiles(known).tolist() if np.isfinite(value) and len(known) else [None, None]
         estimates.append(Estimate(float(value), ends[0], ends[1], len(sums)))
     return estimates
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,9 @@ from ..envs.perturbed_sensors import SensorFrozen
 from ..envs.recording import RecordedEpisode, Recorder, RecordingPolicy
 from ..world_model import JEPA
 from .collect import LONGEST, AgentPolicy, read_source, recording_policy
+from .nominal import fingerprint, world_model_of
 from .planner_table import bare_policy
-from .pretraining import KIND, MODEL_FILE, load_pretrained, pretrain_settings_of
+from .pretraining import KIND
 from .training import AGENT_FILE, load_trained
 
 AT_ONCE = 25
@@ -174,7 +174,7 @@ def load_subject(folder: str | os.PathLike[str], acting: Acting = "actor", polic
     if run.manifest.get("kind") == KIND:
         return _pretrained(run, policy)
     agent, settings = load_trained(folder)
-    print_of = _digest(run.folder / AGENT_FILE)
+    print_of = fingerprint(run.folder / AGENT_FILE)
     if policy is not None:
         named = [(recording_policy(settings.task, policy), 1.0)]
         return Subject(run.folder, settings.task, {}, _model_of(agent), named, policy, print_of)
@@ -186,16 +186,14 @@ def load_subject(folder: str | os.PathLike[str], acting: Acting = "actor", polic
 
 
 def _pretrained(run: Run, policy: str | None) -> Subject:
-    model, source = load_pretrained(run.folder)
-    task = source.get("task")
-    if task is None:
+    world = world_model_of(run.folder)
+    if world.task is None or world.store is None:
         raise SettingsError(f"{run.folder} does not know what task its recordings were of, so nothing can be played.")
     if policy is not None:
         weights = {policy: 1.0}
     else:
-        store = pretrain_settings_of(run).store
         try:
-            parts = read_source(store)["parts"]
+            parts = read_source(world.store)["parts"]
         except RunFolderError as error:
             raise SettingsError(
                 f"{error} Whose episodes they were is not known then; say who acts: --policy expert, or random."
@@ -203,16 +201,10 @@ def _pretrained(run: Run, policy: str | None) -> Subject:
         weights = {}
         for part in parts:
             weights[part["policy"]] = weights.get(part["policy"], 0.0) + part["episodes"]
-    policies = [(recording_policy(task, name), weight) for name, weight in weights.items()]
-    names = " and ".join(weights)
-    print_of = _digest(run.folder / MODEL_FILE)
-    return Subject(run.folder, task, source.get("env", {}), model.eval(), policies, names, print_of)
+    policies = [(recording_policy(world.task, name), weight) for name, weight in weights.items()]
+    return Subject(run.folder, world.task, world.env, world.model, policies, " and ".join(weights), world.fingerprint)
 
 
 def _model_of(agent: Any) -> JEPA | None:
     model = getattr(agent, "model", None)
     return model.eval() if isinstance(model, JEPA) else None
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
