@@ -50,15 +50,16 @@ class SIGReg(nn.Module):
         self.knots, self.target, self.weights = (values.tolist() for values in (knots, window, trapezoid * window))
 
     def forward(self, latents: Tensor, directions: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return the statistic, averaged over time steps and directions.
+        """Return the statistic, averaged over time steps and directions: a scalar in float32; see :meth:`per_step`."""
+        return self.per_step(latents, directions, valid).mean()
+
+    def per_step(self, latents: Tensor, directions: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Return the statistic (T,) of each time step, averaged over directions.
 
         Args:
             latents: (T, B, D); each of the T steps is tested on its own across its B samples, and those of other ranks.
             directions: (D, M) unit columns, fresh at every call; see :func:`unit_directions`.
             valid: (T, B) with 1 for samples that count, or ``None`` for all.
-
-        Returns:
-            A scalar in float32.
         """
         with torch.autocast(latents.device.type, enabled=False):
             projected = latents.float() @ directions.float()  # (T, B, M)
@@ -69,7 +70,8 @@ class SIGReg(nn.Module):
             distance = _WeightedDistance.apply(  # type: ignore[no-untyped-call]
                 projected, share, self.knots, self.target, self.weights, self.ranks
             )
-            return (samples * distance.mean(1)).mean()
+            statistic: Tensor = samples * distance.mean(1)
+            return statistic
 
     def expected_for_gaussian(self) -> float:
         """Return the statistic's expected value for standard Gaussian latents (any number of samples)."""
