@@ -1,11 +1,11 @@
-"""What a surprise monitor needs of recorded episodes: their model steps side by side, and what is usual of them."""
+"""Calibration of a surprise monitor: what is usual, and which level is an alarm, from recorded episodes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,19 +14,187 @@ from torch import Tensor
 
 from ..core.errors import SettingsError
 from ..core.seeding import torch_generator
+from ..core.settings import Range, Settings
 from ..envs.recording import RecordedEpisode
 from ..world_model import JEPA, LatentState, unit_directions
 from ..world_model.error_model import ErrorModel, ErrorModelSettings
-from ..world_model.surprise import Whitening, least_steps
-from .surprise_channels import Usual, predict
+from ..world_model.sigreg import SlidingSIGReg
+from ..world_model.surprise import AlarmThreshold, Tails, Whitening, alarm_threshold, least_steps
+from .surprise_channels import CHANNELS, SHARES, Tracked, Usual, compare, predict, without_each
 
 AT_ONCE = 128
 """Episodes that are replayed side by side."""
-LEAST_EPISODES = 6
-"""Two to learn what is usual from, one to judge that on, and three for the threshold."""
+LEAST_EPISODES = 8
+"""Four tell what is usual, of which one only judges; four give the threshold."""
+JUDGING_EVERY = 4
 LEAST_FITTED_STEPS = 200
 FITTED_STEPS_PER_DIMENSION = 2
-HELD_OUT_EVERY = 3
+LEAST_SCORES = 20
+"""Usual scores that a channel needs to be calibrated."""
+
+
+@dataclass(frozen=True)
+class SurpriseSettings(Settings):
+    """Settings of a :class:`~forethought.agents.surprise.SurpriseMonitor`."""
+
+    errors: ErrorModelSettings = field(default_factory=ErrorModelSettings)
+    """What is usual of errors, and how that is learned."""
+    window: Annotated[int, Range(ge=2, le=1000)] = 5
+    """Model steps over which residuals, and what actions did, are summed up."""
+    latent_window: Annotated[int, Range(ge=2, le=1000)] = 32
+    """Model steps over which the distribution of latents is tested."""
+    directions: Annotated[int, Range(ge=1, le=8192)] = 64
+    """Directions in which it is."""
+    seed: Annotated[int, Range(ge=0)] = 0
+    """Of everything random in the calibration."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a monitor was calibrated on, and what that promises. Steps are model steps.
+
+    Attributes:
+        false_alarms_per_1000: that were asked for, per 1,000 steps.
+        threshold: the level above which a step is alarmed, with the alarms that the episodes it was chosen on raised,
+            and what is guaranteed.
+        channels: those that are known to it.
+        fitted_episodes, fitted_steps: what is usual was learned on these.
+        held_episodes, held_steps: the threshold was chosen on these.
+    """
+
+    false_alarms_per_1000: float
+    threshold: AlarmThreshold
+    channels: tuple[str, ...]
+    fitted_episodes: int
+    fitted_steps: int
+    held_episodes: int
+    held_steps: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What steps are compared with.
+
+    Attributes:
+        calibration: in words.
+        usual: what scores are made with.
+        tails: how rare scores are, by calibrated channel.
+    """
+
+    calibration: Calibration
+    usual: Usual
+    tails: Tails
+
+    def levels(self, scores: Tensor) -> Tensor:
+        """Return levels (..., K) of the calibrated channels for the scores (..., C) of all; see :func:`_levels`."""
+        return _levels(scores, self.calibration.channels, self.tails)
+
+
+def _levels(scores: Tensor, channels: Sequence[str], tails: Tails) -> Tensor:
+    """Return -log10 of how rare each channel's score is, divided by its share of the false alarms: (..., K).
+
+    The highest is that of the p-value of all channels together, by the inequality of Bonferroni, in its weighted form.
+    """
+    names = list(CHANNELS)
+    shares = [SHARES.get(name, 1.0) for name in channels]
+    if len(channels) < len(names):
+        scores = scores[..., [names.index(name) for name in channels]]
+    return tails(scores) + scores.new_tensor([math.log10(share / sum(shares)) for share in shares])
+
+
+def highest(levels: Tensor) -> Tensor:
+    """Return the highest of ``levels`` (..., K) that are known, (...), NaN where none is."""
+    most = torch.where(levels.isnan(), -torch.inf, levels).amax(-1)
+    return most.masked_fill(most == -torch.inf, torch.nan)
+
+
+def calibrate(
+    model: JEPA, episodes: Sequence[RecordedEpisode], settings: SurpriseSettings, false_alarms_per_1000: float
+) -> Reference:
+    """Learn what is usual on every second episode, and choose the threshold on the others.
+
+    Raises:
+        SettingsError: the episodes are too few, of other spaces than the model's, or not finite.
+    """
+    if not 0 < false_alarms_per_1000 < 1000:
+        raise SettingsError(f"false_alarms_per_1000 = {false_alarms_per_1000} does not lie between 0 and 1,000.")
+    require_fitting(model, episodes)
+    _require_finite(episodes)
+    _require_enough(model, episodes, false_alarms_per_1000)
+    fitted, held = episodes[::2], episodes[1::2]
+    usual, judging = _fit_usual(model, fitted, settings)
+    others = [episode for episode, judges in zip(fitted, judging, strict=True) if judges]
+    scores = torch.from_numpy(np.concatenate(_scores(model, others, usual, settings.window)))
+    known = {name: column[column.isfinite()] for name, column in zip(CHANNELS, scores.unbind(1), strict=True)}
+    channels = tuple(name for name, column in known.items() if len(column) >= LEAST_SCORES)
+    tails = Tails.fit([known[name] for name in channels])
+    levels = [
+        highest(_levels(torch.from_numpy(episode), channels, tails)).numpy()
+        for episode in _scores(model, held, usual, settings.window)
+    ]
+    threshold = alarm_threshold(levels, false_alarms_per_1000)
+    steps = [sum(lengths_of(model, part)) for part in (fitted, held)]
+    calibration = Calibration(false_alarms_per_1000, threshold, channels, len(fitted), steps[0], len(held), steps[1])
+    return Reference(calibration, usual, tails.to(model.device))
+
+
+@torch.no_grad()
+def _fit_usual(
+    model: JEPA, episodes: Sequence[RecordedEpisode], settings: SurpriseSettings
+) -> tuple[Usual, NDArray[np.bool_]]:
+    """Return what is usual of a model's predictions, and which episodes (n,) were only judged on."""
+    state, seed = model.initial(0), settings.seed
+    numbers: list[NDArray[np.int64]] = []
+    latents: list[Tensor] = []
+    before: list[Tensor] = []
+    actions: list[Tensor] = []
+    errors: list[Tensor] = []
+    for m in replay(model, episodes):
+        state = model.initial(len(m.rows)) if m.step == 0 else _first(state, len(m.rows))
+        step = predict(model, state, m.observations, m.actions, m.reset, m.rewards)
+        state = step.state
+        latents.append(state.latents)
+        if m.step:
+            numbers.append(m.rows)
+            for parts, part in zip((before, actions, errors), (step.before, step.actions, step.errors), strict=True):
+                parts.append(part)
+    judging = np.arange(len(episodes)) % JUDGING_EVERY == JUDGING_EVERY - 1
+    held_out = torch.from_numpy(judging[np.concatenate(numbers)]).to(model.device)
+    error_model = ErrorModel(model.latent_dims, model.action_dims, errors[0].shape[1], settings.errors).to(model.device)
+    with torch.enable_grad():
+        error_model.fit(torch.cat(before), torch.cat(actions), torch.cat(errors), held_out, seed)
+    directions = unit_directions(
+        model.latent_dims, settings.directions, torch_generator(seed, "directions"), model.device
+    )
+    sliding = SlidingSIGReg(directions, settings.latent_window)
+    return Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding), judging
+
+
+def _first(state: LatentState, count: int) -> LatentState:
+    return state.map(lambda tensor: tensor[:count])
+
+
+@torch.no_grad()
+def _scores(model: JEPA, episodes: Sequence[RecordedEpisode], usual: Usual, span: int) -> list[NDArray[np.float32]]:
+    """Return the scores (T, C) of each episode's steps in all channels."""
+    without = without_each(model)
+
+    def found() -> Iterator[tuple[Moment, dict[str, Tensor]]]:
+        tracked = Tracked.nowhere(model, usual, 0, span)
+        for m in replay(model, episodes):
+            count = len(m.rows)
+            if m.step == 0:
+                tracked = Tracked.nowhere(model, usual, count, span)
+            elif len(tracked.age) != count:
+                tracked = tracked.select(torch.arange(count, device=model.device))
+            step = predict(model, tracked.latent, m.observations, m.actions, m.reset, m.rewards, m.terminated, without)
+            scores, tracked = compare(step, tracked, usual, m.reset)
+            yield m, {"scores": scores}
+
+    return [columns["scores"] for columns in by_episode(found(), lengths_of(model, episodes))]
+
+
+# Recorded episodes, step by step.
 
 
 @dataclass(frozen=True)
@@ -52,15 +220,15 @@ class Moment:
     terminated: Tensor
 
 
-def steps_of(episode: RecordedEpisode, block: int) -> int:
-    """Return the whole model steps of an episode; what is left of a block is of no use."""
-    return len(episode.actions) // block
+def lengths_of(model: JEPA, episodes: Sequence[RecordedEpisode]) -> list[int]:
+    """Return the whole model steps of each episode; what is left of a block is of no use."""
+    return [len(episode.actions) // model.settings.block for episode in episodes]
 
 
 def replay(model: JEPA, episodes: Sequence[RecordedEpisode]) -> Iterator[Moment]:
     """Yield what was recorded, step by step, of up to 128 episodes at a time, each lot beginning with a step 0."""
     block, device = model.settings.block, model.device
-    lengths = np.array([steps_of(episode, block) for episode in episodes])
+    lengths = np.array(lengths_of(model, episodes))
     longest_first = np.argsort(-lengths, kind="stable")
     for begin in range(0, len(episodes), AT_ONCE):
         lot = longest_first[begin : begin + AT_ONCE]
@@ -68,8 +236,8 @@ def replay(model: JEPA, episodes: Sequence[RecordedEpisode]) -> Iterator[Moment]
             rows = lot[lengths[lot] >= step]
             playing = [episodes[row] for row in rows]
             taken = slice((step - 1) * block, step * block) if step else slice(0, 0)
-            zeros = np.zeros(model.action_dims, np.float32)
-            actions = [episode.actions[taken].reshape(-1) if step else zeros for episode in playing]
+            nothing = np.zeros(model.action_dims, np.float32)
+            actions = [episode.actions[taken].reshape(-1) if step else nothing for episode in playing]
             last = [episode.terminated and step * block == len(episode.actions) for episode in playing]
             yield Moment(
                 step,
@@ -85,62 +253,19 @@ def replay(model: JEPA, episodes: Sequence[RecordedEpisode]) -> Iterator[Moment]
 def by_episode(
     found: Iterable[tuple[Moment, Mapping[str, Tensor]]], lengths: Sequence[int]
 ) -> list[dict[str, NDArray[Any]]]:
-    """Return what was found (R,) by name at each moment as (T,) of each episode, NaN or false where it was not."""
+    """Return what was found (R, ...) by name at each moment as (T, ...) of each episode."""
     padded: dict[str, NDArray[Any]] = {}
     for moment, values in found:
-        for name, tensor in values.items() if moment.step else ():
+        for name, tensor in values.items():
+            array = tensor.cpu().numpy()
             if name not in padded:
-                shape = len(lengths), max(lengths)
-                padded[name] = np.zeros(shape, bool) if tensor.dtype == torch.bool else np.full(shape, np.nan, "f4")
-            padded[name][moment.rows, moment.step - 1] = tensor.cpu().numpy()
+                padded[name] = np.zeros((len(lengths), max(lengths), *array.shape[1:]), array.dtype)
+            if moment.step:
+                padded[name][moment.rows, moment.step - 1] = array
     return [{name: array[row, :length] for name, array in padded.items()} for row, length in enumerate(lengths)]
 
 
-@torch.no_grad()
-def fit_usual(
-    model: JEPA, episodes: Sequence[RecordedEpisode], settings: ErrorModelSettings, directions: int, seed: int
-) -> tuple[Usual, NDArray[np.bool_]]:
-    """Learn what is usual of a model's predictions.
-
-    Args:
-        model: predicts.
-        episodes: usual ones.
-        settings: of the errors.
-        directions: M, in which the distribution of latents will be tested.
-        seed: of everything random.
-
-    Returns:
-        What is usual; and which of the episodes (n,) errors were not learned from, but only judged on.
-    """
-    state = model.initial(0)
-    numbers: list[NDArray[np.int64]] = []
-    latents: list[Tensor] = []
-    before: list[Tensor] = []
-    actions: list[Tensor] = []
-    errors: list[Tensor] = []
-    for moment in replay(model, episodes):
-        count = len(moment.rows)
-        state = model.initial(count) if moment.step == 0 else _first(state, count)
-        step = predict(
-            model, state, moment.observations, moment.actions, moment.reset, moment.rewards, None, effects=False
-        )
-        state = step.state
-        latents.append(state.latents)
-        if moment.step:
-            numbers.append(moment.rows)
-            for parts, part in zip((before, actions, errors), (step.before, step.actions, step.errors), strict=True):
-                parts.append(part)
-    held_out = np.arange(len(episodes)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    judged = torch.from_numpy(held_out[np.concatenate(numbers)]).to(model.device)
-    known = ErrorModel(model.latent_dims, model.action_dims, errors[0].shape[1], settings).to(model.device)
-    with torch.enable_grad():
-        known.fit(torch.cat(before), torch.cat(actions), torch.cat(errors), judged, seed)
-    drawn = unit_directions(model.latent_dims, directions, torch_generator(seed, "directions"), model.device)
-    return Usual(known.eval(), Whitening.fit(torch.cat(latents)), drawn), held_out
-
-
-def _first(state: LatentState, count: int) -> LatentState:
-    return state if len(state.latents) == count else state.map(lambda tensor: tensor[:count])
+# What is refused.
 
 
 def require_fitting(model: JEPA, episodes: Sequence[RecordedEpisode]) -> None:
@@ -151,46 +276,41 @@ def require_fitting(model: JEPA, episodes: Sequence[RecordedEpisode]) -> None:
         if episode.observations.shape[1:] != shape:
             raise SettingsError(
                 f"{where} has observations of the shape {episode.observations.shape[1:]}, and the world model takes "
-                f"{shape}: these are episodes of another environment, or not coded by its ObservationCodec."
+                f"{shape}: it is of another environment, or not coded by its ObservationCodec."
             )
         if episode.actions.ndim != 2 or block * episode.actions.shape[1] != model.action_dims:
             raise SettingsError(
                 f"{where} has actions of the shape {episode.actions.shape[1:]}, and the world model takes blocks of "
-                f"{block} actions of {model.action_dims / block:g} dimensions: these are episodes of another "
-                "environment, or not coded by its ActionCodec."
+                f"{block} actions of {model.action_dims / block:g} dimensions: it is of another environment, or not "
+                "coded by its ActionCodec."
             )
         if len(episode.observations) != len(episode.actions) + 1 or len(episode.rewards) != len(episode.actions):
             raise SettingsError(
                 f"{where} has {len(episode.observations)} observations, {len(episode.actions)} actions and "
-                f"{len(episode.rewards)} rewards: observations are one more than the others."
+                f"{len(episode.rewards)} rewards: observations must be one more than the others."
             )
 
 
-def require_finite(episodes: Sequence[RecordedEpisode]) -> None:
-    """Raise :class:`SettingsError` unless everything in the episodes is finite."""
+def _require_finite(episodes: Sequence[RecordedEpisode]) -> None:
     for number, episode in enumerate(episodes):
         for what in ("observations", "actions", "rewards"):
             values = getattr(episode, what)
             if values.dtype != np.uint8 and not np.isfinite(values).all():
                 raise SettingsError(
-                    f"The {what} of episode {number} of {len(episodes)} are not all finite: that is not usual, and "
-                    "nothing can be calibrated on it. Leave the episode out."
+                    f"The {what} of episode {number} of {len(episodes)} are not all finite, which is not usual: leave "
+                    "the episode out of the calibration."
                 )
 
 
-def require_enough(episodes: Sequence[RecordedEpisode], model: JEPA, per_1000: float) -> None:
-    """Raise :class:`SettingsError`, which says how many are needed, unless the episodes suffice for a calibration."""
-    block = model.settings.block
-    lengths = np.array([steps_of(episode, block) for episode in episodes])
+def _require_enough(model: JEPA, episodes: Sequence[RecordedEpisode], per_1000: float) -> None:
+    lengths = lengths_of(model, episodes)
     fitted = max(LEAST_FITTED_STEPS, FITTED_STEPS_PER_DIMENSION * model.latent_dims)
     held = least_steps(per_1000)
-    if len(episodes) >= LEAST_EPISODES and lengths[::2].sum() >= fitted and lengths[1::2].sum() >= held:
+    if len(episodes) >= LEAST_EPISODES and sum(lengths[::2]) >= fitted and sum(lengths[1::2]) >= held:
         return
-    mean = lengths.mean() if lengths.any() else 1.0
-    needed = max(LEAST_EPISODES, 2 * math.ceil(max(fitted, held) / mean))
+    needed = max(LEAST_EPISODES, 2 * math.ceil(max(fitted, held) * len(lengths) / max(sum(lengths), 1)))
     raise SettingsError(
-        f"{len(episodes)} episodes of {lengths.sum():,} model steps in all are too few to calibrate for {per_1000:g} "
-        f"false alarms per 1,000 steps. At least {LEAST_EPISODES} are needed, of which one half tells what is usual "
-        f"({fitted:,} steps or more) and the other gives the threshold ({held:,} steps or more): of this length, "
-        f"{needed:,} episodes or more."
+        f"{len(episodes)} episodes of {sum(lengths):,} model steps in all are too few to calibrate for {per_1000:g} "
+        f"false alarms per 1,000 steps. One half of them tells what is usual ({fitted:,} steps or more), the other "
+        f"gives the threshold ({held:,} steps or more): that needs {needed:,} episodes or more, if they are as long."
     )

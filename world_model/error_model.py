@@ -34,7 +34,7 @@ _VALIDATED = 4096
 class ErrorModelSettings(Settings):
     """Settings of an :class:`ErrorModel`."""
 
-    hidden: Width = 256
+    hidden: Width = 512
     """Width of the two hidden layers."""
     learner: OptimizationSettings = field(
         default_factory=lambda: OptimizationSettings(learning_rate=1e-3, weight_decay=1e-3)
@@ -52,10 +52,11 @@ class ErrorModelSettings(Settings):
 
 @dataclass(frozen=True)
 class Expected:
-    """What is usual of an error: ``mean`` and ``log_scale``, both (..., E)."""
+    """What is usual of an error: ``mean``, ``log_scale`` and ``precision``, one by the scale, all (..., E)."""
 
     mean: Tensor
     log_scale: Tensor
+    precision: Tensor
 
 
 class ErrorModel(nn.Module):
@@ -96,20 +97,28 @@ class ErrorModel(nn.Module):
         """Return what errors are usual from ``latents`` (..., D) with ``actions`` (..., A)."""
         inputs = (torch.cat([latents, actions], -1) - self.input_mean) * self.input_scale
         mean, log_scale = self.network(inputs.clamp(-10, 10)).chunk(2, -1)
-        return Expected(mean, log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE))
+        log_scale = log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
+        return Expected(mean, log_scale, (-log_scale).exp())
 
     def residuals(self, errors: Tensor, expected: Expected) -> Tensor:
         """Return residuals (..., E) of ``errors`` (..., E): about independent and of unit variance, if all is usual."""
         return (self._scaled(errors, expected) - self.residual_mean) @ self.residual_projection
 
     def shifts(self, changes: Tensor, expected: Expected) -> Tensor:
-        """Return by how much residuals (..., E) would change with errors that change by ``changes`` (..., E)."""
-        scaled: Tensor = changes @ self.error_projection * (-expected.log_scale).exp()
-        return scaled @ self.residual_projection
+        """Return by how much the latent's residuals (B, N, D) change where its errors change by ``changes`` (B, N, D).
+
+        Args:
+            changes: N for each of B errors.
+            expected: of the B errors, (B, E).
+        """
+        kept = slice(0, self.latent_dims)
+        scaled = changes @ self.error_projection[kept, kept] * expected.precision[:, None, kept]
+        shifted: Tensor = scaled @ self.residual_projection[kept, kept]
+        return shifted
 
     def _scaled(self, errors: Tensor, expected: Expected) -> Tensor:
         whitened: Tensor = (errors - self.error_mean) @ self.error_projection
-        return (whitened - expected.mean) * (-expected.log_scale).exp()
+        return (whitened - expected.mean) * expected.precision
 
     def fit(self, latents: Tensor, actions: Tensor, errors: Tensor, held_out: Tensor, seed: int = 0) -> None:
         """Learn from usual steps.

@@ -124,6 +124,49 @@ class _WeightedDistance(torch.autograd.Function):
         return gradient * total.unsqueeze(1), None, None, None, None, None
 
 
+class SlidingSIGReg:
+    """The statistic of the last V latents, kept up to date at each step by what comes and what goes.
+
+    Args:
+        directions: (D, M) unit columns.
+        samples: V.
+    """
+
+    def __init__(self, directions: Tensor, samples: int) -> None:
+        self.directions, self.samples = directions, samples
+        exact = SIGReg()
+        knots, self._target, self._weights = (
+            directions.new_tensor(values[1:]) for values in (exact.knots, exact.target, exact.weights)
+        )  # at the first knot, zero, every characteristic function is one
+        self._knots = knots.unsqueeze(1)
+
+    def empty(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return windows without a latent: projections (B, V, M), and sums (B, 2, 16, M) of their cosines and sines."""
+        dims, like = self.directions.shape[1], self.directions
+        return like.new_zeros(batch, self.samples, dims), like.new_zeros(batch, 2, len(self._knots), dims)
+
+    def push(self, window: Tensor, sums: Tensor, latents: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the windows one step later.
+
+        Args:
+            window: the first of what :meth:`empty` or the last call returned.
+            sums: the second.
+            latents: (B, D), the newest.
+            filled: (B,) bool, whether the oldest of the window is a latent, and not what was there in the beginning.
+        """
+        newest = latents @ self.directions
+        angles = torch.stack([newest, window[:, 0]], 1).unsqueeze(2) * self._knots  # (B, 2, 16, M)
+        waves = torch.stack([angles.cos(), angles.sin()], 1)
+        sums = sums + waves[:, :, 0] - waves[:, :, 1] * filled.view(-1, 1, 1, 1)
+        return torch.cat([window[:, 1:], newest.unsqueeze(1)], 1), sums
+
+    def statistic(self, sums: Tensor) -> Tensor:
+        """Return the statistic (B,), as that of :class:`SIGReg`, of full windows with these ``sums``."""
+        real, imaginary = (sums / self.samples).unbind(1)  # (B, 16, M)
+        distance = (real - self._target.unsqueeze(1)).square() + imaginary.square()
+        return self.samples * (distance.mean(-1) @ self._weights)
+
+
 def effective_rank(latents: Tensor) -> float:
     """Return exp of the entropy of the normalised singular values of centred ``latents`` (B, D).
 
