@@ -122,9 +122,8 @@ def calibrate(
     _require_finite(episodes)
     _require_enough(model, episodes, false_alarms_per_1000)
     fitted, held = episodes[::2], episodes[1::2]
-    usual, judging = _fit_usual(model, fitted, settings)
-    others = [episode for episode, judges in zip(fitted, judging, strict=True) if judges]
-    scores = torch.from_numpy(np.concatenate(_scores(model, others, usual, settings.window)))
+    usual = _fit_usual(model, fitted, settings)
+    scores = torch.from_numpy(np.concatenate(_scores(model, fitted, usual, settings.window)))
     known = {name: column[column.isfinite()] for name, column in zip(CHANNELS, scores.unbind(1), strict=True)}
     channels = tuple(name for name, column in known.items() if len(column) >= LEAST_SCORES)
     tails = Tails.fit([known[name] for name in channels])
@@ -139,10 +138,8 @@ def calibrate(
 
 
 @torch.no_grad()
-def _fit_usual(
-    model: JEPA, episodes: Sequence[RecordedEpisode], settings: SurpriseSettings
-) -> tuple[Usual, NDArray[np.bool_]]:
-    """Return what is usual of a model's predictions, and which episodes (n,) were only judged on."""
+def _fit_usual(model: JEPA, episodes: Sequence[RecordedEpisode], settings: SurpriseSettings) -> Usual:
+    """Return what is usual of a model's predictions."""
     state, seed = model.initial(0), settings.seed
     numbers: list[NDArray[np.int64]] = []
     latents: list[Tensor] = []
@@ -167,7 +164,7 @@ def _fit_usual(
         model.latent_dims, settings.directions, torch_generator(seed, "directions"), model.device
     )
     sliding = SlidingSIGReg(directions, settings.latent_window)
-    return Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding), judging
+    return Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding)
 
 
 def _first(state: LatentState, count: int) -> LatentState:

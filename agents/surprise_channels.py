@@ -18,7 +18,6 @@ CHANNELS = {
     "actions": "over the last steps, one action did more, less or something else than predicted",
     "reward": "the reward",
     "continue": "that the episode ended, or went on",
-    "stillness": "observations hardly change",
     "distribution": "the latents of the last steps are spread as those of no usual episode",
 }
 """What each channel is surprised at."""
@@ -139,7 +138,6 @@ class Tracked:
         age: (B,) steps of the episode so far, -1 before its first observation.
         sizes: (B, W) log mean squares of the residuals, the newest last.
         gains: (B, W, 2, a): how the residual went along with the effect of each of a actions, and the effect's square.
-        latents: (B, D), the last ones, whitened.
         projected, waves: see :class:`~forethought.world_model.sigreg.SlidingSIGReg`.
     """
 
@@ -147,7 +145,6 @@ class Tracked:
     age: Tensor
     sizes: Tensor
     gains: Tensor
-    latents: Tensor
     projected: Tensor
     waves: Tensor
 
@@ -160,7 +157,6 @@ class Tracked:
             torch.full((batch,), -1, device=device),
             torch.zeros(batch, span, device=device),
             torch.zeros(batch, span, 2, each, device=device),
-            torch.zeros(batch, model.latent_dims, device=device),
             *usual.distribution.empty(batch),
         )
 
@@ -175,7 +171,7 @@ class Tracked:
         return Tracked(self.latent.put(index, other.latent), *tensors)
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.age, self.sizes, self.gains, self.latents, self.projected, self.waves
+        return self.age, self.sizes, self.gains, self.projected, self.waves
 
 
 def compare(step: Predicted, before: Tracked, usual: Usual, reset: Tensor) -> tuple[Tensor, Tracked]:
@@ -188,7 +184,6 @@ def compare(step: Predicted, before: Tracked, usual: Usual, reset: Tensor) -> tu
     observed = residuals[:, :dims]
     square = observed.square().mean(1)
     latents = usual.latents(step.state.latents)
-    moved = (latents - before.latents).square().mean(1)
     gain = _gains(usual.errors.shifts(step.effects, expected), observed, square) * going_on[:, None, None]
     sizes = torch.cat([before.sizes[:, 1:], (square + TINY).log().unsqueeze(1)], 1)
     gains = torch.cat([before.gains[:, 1:].masked_fill(begins[:, None, None, None], 0), gain.unsqueeze(1)], 1)
@@ -202,13 +197,12 @@ def compare(step: Predicted, before: Tracked, usual: Usual, reset: Tensor) -> tu
             _explained_by_one_action(gains),
             (residuals[:, dims].square() + TINY).log() if step.rewarded else nothing,
             nothing if step.ends is None else (step.ends + SMALL_PROBABILITY).log(),
-            -(moved + TINY).log(),
             torch.where(age + 1 >= usual.distribution.samples, usual.distribution.statistic(waves).log(), torch.nan),
         ],
         1,
     )
     scores = scores.masked_fill(begins.unsqueeze(1), torch.nan)
-    return scores, Tracked(step.state, age, sizes, gains, latents, projected, waves)
+    return scores, Tracked(step.state, age, sizes, gains, projected, waves)
 
 
 def _gains(shifts: Tensor, observed: Tensor, square: Tensor) -> Tensor:
