@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from .registry import register_agent as register_agent
     from .settings import JEPAAgentSettings as JEPAAgentSettings
     from .settings import PlanningSettings as PlanningSettings
+    from .surprise import Surprise as Surprise
+    from .surprise import SurpriseMonitor as SurpriseMonitor
+    from .surprise import SurpriseSettings as SurpriseSettings
+    from .surprise_wrappers import SurpriseWrapper as SurpriseWrapper
+    from .surprise_wrappers import VectorSurpriseWrapper as VectorSurpriseWrapper
 
 _HOME = {
     "Behaviour": "behaviour",
@@ -29,6 +34,11 @@ _HOME = {
     "PlanningPolicy": "policy",
     "PlanningSettings": "settings",
     "RewardObjective": "objective",
+    "Surprise": "surprise",
+    "SurpriseMonitor": "surprise",
+    "SurpriseSettings": "surprise",
+    "SurpriseWrapper": "surprise_wrappers",
+    "VectorSurpriseWrapper": "surprise_wrappers",
     "available_agents": "registry",
     "make_agent": "registry",
     "register_agent": "registry",

@@ -8,8 +8,11 @@ asked for, and not more.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from .surprise_calibration import (
     SurpriseSettings,
     by_episode,
     calibrate,
+    calibrated_columns,
     highest,
     lengths_of,
     replay,
@@ -34,6 +38,7 @@ from .surprise_calibration import (
 )
 from .surprise_channels import CHANNELS as CHANNELS
 from .surprise_channels import Tracked, compare, predict, without_each
+from .surprise_files import load_reference, save_reference
 
 _CHANNEL = "channel "
 
@@ -192,7 +197,7 @@ class SurpriseMonitor:
             self.model, state.tracked.latent, observations, actions, reset, rewards, terminated, self._without, blind
         )
         scores, tracked = compare(step, state.tracked, reference.usual, reset)
-        levels = reference.levels(scores)
+        levels = reference.tails(calibrated_columns(scores, reference.calibration.channels))
         score = highest(levels).masked_fill(~finite, torch.inf)
         alarm = score > reference.calibration.threshold.level
         quiet = state.quiet.masked_fill(reset, QUIET_STEPS)
@@ -238,6 +243,33 @@ class SurpriseMonitor:
             )
             for columns in by_episode(self._watched(episodes), lengths_of(self.model, episodes))
         ]
+
+    # Files.
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the monitor, without its model, as one zip of safetensors and JSON; return the file.
+
+        Raises:
+            SettingsError: the monitor is not calibrated.
+            WriteError: it could not be written; what stood in its place is unchanged.
+        """
+        return save_reference(self._reference(), self.settings, self.model, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: JEPA) -> Self:
+        """Return the monitor that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            model: the world model that it was calibrated for, as it was then.
+
+        Raises:
+            CheckpointError: the file holds no monitor, or one of another model, or is damaged.
+        """
+        reference, settings = load_reference(path, model)
+        monitor = cls(model, settings)
+        monitor.reference = reference
+        return monitor
 
     def _watched(self, episodes: Sequence[RecordedEpisode]) -> Iterator[tuple[Moment, dict[str, Tensor]]]:
         state = self.begin(0)

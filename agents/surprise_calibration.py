@@ -43,7 +43,7 @@ class SurpriseSettings(Settings):
     """Model steps over which residuals, and what actions did, are summed up."""
     latent_window: Annotated[int, Range(ge=2, le=1000)] = 32
     """Model steps over which the distribution of latents is tested."""
-    directions: Annotated[int, Range(ge=1, le=8192)] = 64
+    directions: Annotated[int, Range(ge=1, le=8192)] = 32
     """Directions in which it is."""
     seed: Annotated[int, Range(ge=0)] = 0
     """Of everything random in the calibration."""
@@ -85,26 +85,16 @@ class Reference:
     usual: Usual
     tails: Tails
 
-    def levels(self, scores: Tensor) -> Tensor:
-        """Return levels (..., K) of the calibrated channels for the scores (..., C) of all; see :func:`_levels`."""
-        return _levels(scores, self.calibration.channels, self.tails)
 
-
-def _levels(scores: Tensor, channels: Sequence[str], tails: Tails) -> Tensor:
-    """Return -log10 of how rare each channel's score is, divided by its share of the false alarms: (..., K).
-
-    The highest is that of the p-value of all channels together, by the inequality of Bonferroni, in its weighted form.
-    """
+def calibrated_columns(scores: Tensor, channels: Sequence[str]) -> Tensor:
+    """Return the scores (n, K) of the calibrated channels, of those (n, C) of all."""
     names = list(CHANNELS)
-    shares = [SHARES.get(name, 1.0) for name in channels]
-    if len(channels) < len(names):
-        scores = scores[..., [names.index(name) for name in channels]]
-    return tails(scores) + scores.new_tensor([math.log10(share / sum(shares)) for share in shares])
+    return scores if len(channels) == len(names) else scores[:, [names.index(name) for name in channels]]
 
 
 def highest(levels: Tensor) -> Tensor:
-    """Return the highest of ``levels`` (..., K) that are known, (...), NaN where none is."""
-    most = torch.where(levels.isnan(), -torch.inf, levels).amax(-1)
+    """Return the highest of ``levels`` (n, K) that are known, (n,), NaN where none is."""
+    most = levels.nan_to_num(-torch.inf).amax(1)
     return most.masked_fill(most == -torch.inf, torch.nan)
 
 
@@ -126,9 +116,9 @@ def calibrate(
     scores = torch.from_numpy(np.concatenate(_scores(model, fitted, usual, settings.window)))
     known = {name: column[column.isfinite()] for name, column in zip(CHANNELS, scores.unbind(1), strict=True)}
     channels = tuple(name for name, column in known.items() if len(column) >= LEAST_SCORES)
-    tails = Tails.fit([known[name] for name in channels])
+    tails = Tails.fit([known[name] for name in channels], [SHARES.get(name, 1.0) for name in channels])
     levels = [
-        highest(_levels(torch.from_numpy(episode), channels, tails)).numpy()
+        highest(tails(calibrated_columns(torch.from_numpy(episode), channels))).numpy()
         for episode in _scores(model, held, usual, settings.window)
     ]
     threshold = alarm_threshold(levels, false_alarms_per_1000)

@@ -75,40 +75,46 @@ def _shrunk_correlation(standard: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tails:
-    """How rare the scores of C channels are: -log10 of the probability that a usual score is as high, their level.
+    """How rare the scores of C channels are: their levels, -log10 of the probability that a usual score is as high.
 
     Up to the highest hundredths it is read off the usual scores, beyond off an exponential tail fitted to these. Where
-    scores are logarithms, that is a power law, as heavy as that of the errors.
+    scores are logarithms, that is a power law, as heavy as that of the errors. Each probability is divided by the
+    channel's share of all false alarms: the highest level is then that of all channels together, by the inequality of
+    Bonferroni in its weighted form.
 
     Attributes:
-        knots: (C, 256) scores, rising, whose levels are evenly spaced from zero up.
-        top: (C,), the level of the last knot.
-        slope: (C,), by how much the level rises per unit of score beyond it.
+        knots: (C, 256) scores, rising, whose levels are evenly spaced.
+        base: (C,), the level of the first knot.
+        rise: (C,), between one knot's level and the next one's.
+        slope: (C,), by how much the level rises per unit of score beyond the last.
     """
 
     knots: Tensor
-    top: Tensor
+    base: Tensor
+    rise: Tensor
     slope: Tensor
 
     @classmethod
-    def fit(cls, scores: Sequence[Tensor]) -> Tails:
-        """Return the tails of usual scores, of each channel (n,) finite ones, at least 20."""
-        fitted = [_fit_tail(channel.double()) for channel in scores]
-        return cls(*(torch.stack([tail[part] for tail in fitted]).float() for part in range(3)))
+    def fit(cls, scores: Sequence[Tensor], shares: Sequence[float]) -> Tails:
+        """Return the tails of usual scores: of each channel (n,) finite ones, at least 20, and its share in proportion."""
+        tails = [_fit_tail(channel.double()) for channel in scores]
+        knots, top, slope = (torch.stack([tail[part] for tail in tails]).float() for part in range(3))
+        base = torch.tensor([math.log10(share / sum(shares)) for share in shares])
+        return cls(knots, base, top / (KNOTS - 1), slope)
 
     def to(self, device: torch.device) -> Tails:
         """Return the same on ``device``."""
-        return Tails(self.knots.to(device), self.top.to(device), self.slope.to(device))
+        return Tails(*(tensor.to(device) for tensor in (self.knots, self.base, self.rise, self.slope)))
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Return the levels (..., C) of ``scores`` (..., C), NaN where these are."""
-        values = scores.flatten(0, -2).T.contiguous()  # (C, n)
+        """Return the levels (n, C) of ``scores`` (n, C), NaN where these are."""
+        values = scores.T.contiguous()
         above = torch.searchsorted(self.knots, values).clamp(1, KNOTS - 1)
         low, high = self.knots.gather(1, above - 1), self.knots.gather(1, above)
         share = ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-        level = (above - 1 + share) * (self.top / (KNOTS - 1)).unsqueeze(1)
-        beyond = (values - self.knots[:, -1:]).clamp(min=0) * self.slope.unsqueeze(1)
-        return (level + beyond).T.reshape(scores.shape)
+        beyond = (values - high).clamp(min=0)  # only where the last knot is the next one above
+        levels = torch.addcmul(self.base.unsqueeze(1), above - 1 + share, self.rise.unsqueeze(1))
+        return torch.addcmul(levels, beyond, self.slope.unsqueeze(1)).T
 
 
 def _fit_tail(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,7 @@ _HOME = {
     "EpisodeStore": "envs",
     "JEPAAgent": "agents",
     "Controller": "agents",
+    "SurpriseMonitor": "agents",
     "make_agent": "agents",
     "available_agents": "agents",
     "register_agent": "agents",
@@ -49,6 +50,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .agents import Controller as Controller
     from .agents import JEPAAgent as JEPAAgent
+    from .agents import SurpriseMonitor as SurpriseMonitor
     from .agents import available_agents as available_agents
     from .agents import make_agent as make_agent
     from .agents import register_agent as register_agent
