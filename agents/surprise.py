@@ -23,11 +23,10 @@ from ..core.errors import SettingsError
 from ..envs.recording import RecordedEpisode
 from ..world_model import JEPA
 from ..world_model.surprise import QUIET_STEPS
+from .surprise_calibration import Calibration as Calibration
 from .surprise_calibration import (
-    Calibration,
     Moment,
     Reference,
-    SurpriseSettings,
     by_episode,
     calibrate,
     calibrated_columns,
@@ -36,6 +35,7 @@ from .surprise_calibration import (
     replay,
     require_fitting,
 )
+from .surprise_calibration import SurpriseSettings as SurpriseSettings
 from .surprise_channels import CHANNELS as CHANNELS
 from .surprise_channels import Tracked, compare, predict, without_each
 from .surprise_files import load_reference, save_reference

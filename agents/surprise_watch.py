@@ -1,4 +1,4 @@
-"""Watch: a surprise monitor on native observations and actions of B environments, in the rhythm of its model's blocks."""
+"""Watch: a surprise monitor on native observations and actions of B environments, a block of steps at a time."""
 
 from __future__ import annotations
 

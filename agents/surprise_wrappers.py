@@ -1,8 +1,8 @@
 """Gymnasium wrappers that watch with a surprise monitor: what it says stands in ``info``, and under the picture.
 
 Keys of ``info``, at every step: ``surprise``, the score; ``surprise_alarm`` and ``surprise_begins``; and
-``surprise_channels``, levels by channel. Where the model takes blocks of steps, only the last step of a block is judged:
-at the others the score is NaN, and nothing is alarmed.
+``surprise_channels``, levels by channel. Where the model takes blocks of steps, only the last step of a block is
+judged: at the others the score is NaN, and nothing is alarmed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from ..core.errors import SettingsError
+from ..envs.vectors import indices
 from .surprise import SurpriseMonitor
 from .surprise_watch import Mask, Reading, Watch
 
 OnAlarm = Callable[[dict[str, Any], int], None]
-"""Called when an alarm begins, with what ``info`` is told of it, and the number of the environment, 0 for a single one."""
+"""Called when an alarm begins, with what ``info`` is told of it, and the number of the environment."""
 
 
 class SurpriseWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """Watches a single environment.
 
-    Where it stops an episode, ``info["surprise_stop"]`` says why. Its pictures, where they are arrays, have the trace of
+    Where it stops an episode, ``info["surprise_stop"]`` says why. Pictures, where they are arrays, have the trace of
     the surprise under them, so that any recorder of videos shows it.
 
     Args:
@@ -82,7 +83,7 @@ class SurpriseWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return self._watch.drawn(picture, 0) if self.trace else picture
 
 
-class VectorSurpriseWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no parameters
     """Watches the environments of a vector, in any autoreset mode; ``infos`` hold arrays, as Gymnasium has them.
 
     Args:
@@ -139,7 +140,7 @@ class VectorSurpriseWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
         after = coded
         if self._mode is AutoresetMode.SAME_STEP and ended.any():
             after = coded.copy()
-            for index in np.flatnonzero(ended):
+            for index in indices(ended):
                 after[index] = self._watch.observation_codec.single(infos["final_obs"][index])
         reading = self._watch.step(
             stepped, np.asarray(actions), after, np.asarray(rewards, np.float32), np.asarray(terminated, bool)
@@ -168,13 +169,13 @@ class VectorSurpriseWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
         begins = reading.begins
         if self.on_alarm == "stop":
             sentences = np.full(len(begins), None, object)
-            for index in np.flatnonzero(begins):
+            for index in indices(begins):
                 sentences[index] = reading.sentence(index, self.monitor.threshold)
             infos["surprise_stop"], infos["_surprise_stop"] = sentences, begins.copy()
             return truncated | begins
         if self.on_alarm is not None:
-            for index in np.flatnonzero(begins):
-                self.on_alarm(reading.info(index), int(index))
+            for index in indices(begins):
+                self.on_alarm(reading.info(index), index)
         return truncated
 
 

@@ -83,7 +83,8 @@ class ErrorModel(nn.Module):
         self.settings = settings or ErrorModelSettings()
         self.latent_dims, self.error_dims = latent_dims, error_dims
         inputs = latent_dims + action_dims
-        self.network = mlp(inputs, [self.settings.hidden] * 2, 2 * error_dims)
+        with torch.random.fork_rng(devices=[]):  # weights that are drawn anew take nothing from the user's stream
+            self.network = mlp(inputs, [self.settings.hidden] * 2, 2 * error_dims)
         nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
         for name in ("input", "error", "residual"):

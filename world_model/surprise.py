@@ -55,7 +55,8 @@ class Whitening:
         deviation = deviation.clamp(min=1e-6 * float(deviation.max()) + 1e-30)  # a dimension that does not vary
         standard = (errors - mean) / deviation
         values, vectors = torch.linalg.eigh(_shrunk_correlation(standard))
-        return cls(mean.float(), (vectors / values.sqrt() / deviation.unsqueeze(1)).float())
+        projection = vectors / values.sqrt() / deviation.unsqueeze(1)
+        return cls(mean.float(), projection.float().contiguous())  # as it will be read from a file, for equal products
 
     def __call__(self, errors: Tensor) -> Tensor:
         """Return whitened ``errors`` (..., D)."""
@@ -96,7 +97,7 @@ class Tails:
 
     @classmethod
     def fit(cls, scores: Sequence[Tensor], shares: Sequence[float]) -> Tails:
-        """Return the tails of usual scores: of each channel (n,) finite ones, at least 20, and its share in proportion."""
+        """Return the tails of usual scores: of each channel (n,) finite ones, at least 20, and its share."""
         tails = [_fit_tail(channel.double()) for channel in scores]
         knots, top, slope = (torch.stack([tail[part] for tail in tails]).float() for part in range(3))
         base = torch.tensor([math.log10(share / sum(shares)) for share in shares])
