@@ -27,7 +27,7 @@ from ..core.provenance import describe_process
 from ..core.seeding import numpy_generator
 from ..envs.perturbations import NominalScale, perturbation, perturbations_for
 from ..envs.recording import RecordedEpisode
-from .alarms import alarm_threshold, alarms
+from ..world_model.surprise import alarm_starts, alarm_threshold
 from .collect import players
 from .detectors import Detector, Floats, ModelSteps
 from .settings import command_line
@@ -130,7 +130,7 @@ class _Benchmark:
         state = _State(self._subject.folder, s, detectors, scale)
         with players(s.jobs, functools.partial(_prepare, state)) as submit:
             calibration = self._nominal(submit, "calibration", s.calibration_episodes)
-            thresholds = {name: alarm_threshold(calibration.scores[name], s.false_alarms) for name in s.detectors}
+            thresholds = {name: alarm_threshold(calibration.scores[name], s.false_alarms).level for name in s.detectors}
             fresh = self._nominal(submit, "fresh", self._fresh_count(fit))
             plans, strengths = self._plans(submit)
             cells = self._cells(submit, plans, fresh, thresholds)
@@ -143,7 +143,9 @@ class _Benchmark:
             nominal={
                 name: {
                     "threshold": thresholds[name],
-                    "false_alarms": sum(len(alarms(scores, thresholds[name])) for scores in fresh.scores[name]),
+                    "false_alarms": sum(
+                        int(alarm_starts(some > thresholds[name]).sum()) for some in fresh.scores[name]
+                    ),
                     "steps": sum(map(len, fresh.scores[name])),
                     "fit_seconds": seconds,
                     "ms_per_step": cost,
@@ -317,3 +319,7 @@ def _milliseconds(detector: Detector, episode: RecordedEpisode, block: int) -> f
         detector.scores([step])
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times))
+
+
+def _alarms(scores: Floats, threshold: float) -> int:
+    return int(alarm_starts(scores > threshold).sum())

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..envs.perturbations import Perturbation
 from ..envs.recording import RecordedEpisode
-from .alarms import alarms, auroc
+from ..world_model.surprise import alarm_starts
+from .auroc import auroc
 from .detectors import Detector, Floats
 from .statistics import Estimate, estimate, mean
 from .subject import Watched
@@ -138,8 +139,7 @@ def _perturbed_steps(played: Watched, steps: int, block: int) -> NDArray[np.bool
 
 def _delay(scores: Floats, event: int, threshold: float) -> int | None:
     """Return after how many model steps an alarm begins, 1 for the event's own; nothing if none does."""
-    begun = alarms(scores, threshold)
-    later = begun[begun >= event]
+    later = event + np.flatnonzero(alarm_starts(scores > threshold)[event:])
     return int(later[0]) - event + 1 if len(later) else None
 
 

@@ -9,30 +9,34 @@ from typing import Annotated
 from ..core.errors import SettingsError, UnknownNameError, did_you_mean
 from ..core.settings import Range, Settings
 from ..envs.perturbations import perturbation, perturbations_for
+from ..world_model import JEPA
+from ..world_model.surprise import least_steps
 from .detectors import Detector, MeanKernel, NearestNeighbour, SuccessiveDistance
 from .ensemble_detector import EnsembleDynamics
 from .latent_detector import LatentError
+from .monitor_detector import MonitorDetector
 from .subject import Acting, Subject
 
 
-def _latent(subject: Subject, seed: int) -> Detector:
+def _model(subject: Subject) -> JEPA:
     if subject.model is None:
         raise SettingsError(
             f"{subject.folder} holds an agent without a world model, so there are no latents to be surprised in: "
-            "leave the detector 'latent' out, or give a run of a JEPA agent or of forethought pretrain."
+            "leave the detectors 'monitor' and 'latent' out, or give a run of a JEPA agent or of forethought pretrain."
         )
-    return LatentError(subject.model)
+    return subject.model
 
 
 DETECTORS: dict[str, Callable[[Subject, int], Detector]] = {
-    "latent": _latent,
+    "monitor": lambda subject, seed: MonitorDetector(_model(subject)),
+    "latent": lambda subject, seed: LatentError(_model(subject)),
     "pedm": lambda subject, seed: EnsembleDynamics(subject.block, seed),
     "pedm-nearest": lambda subject, seed: EnsembleDynamics(subject.block, seed, "nearest"),
     "nearest": lambda subject, seed: NearestNeighbour(subject.block, seed),
     "mean-kernel": lambda subject, seed: MeanKernel(subject.block, seed),
     "successive": lambda subject, seed: SuccessiveDistance(subject.block),
 }
-"""By name; the first is ours, the others are baselines."""
+"""By name; the first is ours, the second its simplest part, the others are baselines."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class SurpriseSettings(Settings):
     """standard: one for each perturbation; calibrated: those at which the nominal agent's normalised return falls to
     0.99, 0.95, 0.90, 0.75 and 0.50; or numbers, such as 1,3."""
     detectors: tuple[str, ...] = tuple(DETECTORS)
-    """By name: latent, pedm, pedm-nearest, nearest, mean-kernel, successive."""
+    """By name: monitor, latent, pedm, pedm-nearest, nearest, mean-kernel, successive."""
     episodes: Annotated[int, Range(ge=1, le=100_000)] = 100
     """Episodes per perturbation and strength."""
     fit_episodes: Annotated[int, Range(ge=1, le=100_000)] = 50
@@ -74,7 +78,8 @@ def check_names(subject: Subject, settings: SurpriseSettings) -> None:
 
     Raises:
         UnknownNameError: a detector or a perturbation that does not exist.
-        SettingsError: a perturbation that the subject's task cannot have, or at a strength that is out of range.
+        SettingsError: a perturbation that the subject's task cannot have, or at a strength that is out of range; or too
+            few episodes to calibrate.
     """
     for name in settings.detectors:
         if name not in DETECTORS:
@@ -87,7 +92,15 @@ def check_names(subject: Subject, settings: SurpriseSettings) -> None:
         if settings.strengths not in ("standard", "calibrated"):
             for number in given_strengths(settings.strengths):
                 kind.checked(number, env)
+    limits = [limit for limit in (settings.steps, env.spec.max_episode_steps if env.spec else None) if limit]
     env.close()
+    needed = least_steps(settings.false_alarms)
+    if limits and settings.calibration_episodes * (min(limits) // subject.block) < needed:
+        raise SettingsError(
+            f"{settings.calibration_episodes} episodes of at most {min(limits) // subject.block:,} model steps are too "
+            f"few to calibrate {settings.false_alarms:g} false alarms per 1,000 steps: {needed:,} steps are needed at "
+            "least (calibration_episodes)."
+        )
 
 
 def given_strengths(text: str) -> list[float]:

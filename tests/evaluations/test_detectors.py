@@ -1,4 +1,4 @@
-"""Detectors find what is planted, alarms are counted as they are defined, and areas are those computed by hand."""
+"""Detectors find what is planted, and areas are those computed by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from forethought.core.errors import SettingsError
 from forethought.envs.recording import RecordedEpisode
-from forethought.evaluations.alarms import alarm_threshold, alarms, auroc
+from forethought.evaluations.auroc import auroc
 from forethought.evaluations.detectors import (
     Detector,
     MeanKernel,
@@ -155,60 +155,6 @@ def test_model_steps_pair_the_observations_around_each_block() -> None:
     np.testing.assert_array_equal(steps.after[2], linear(0, 7).observations[6])
     np.testing.assert_array_equal(steps.actions[3], linear(1, 4).actions[:2].reshape(-1))
     assert [len(part) for part in steps.per_episode(np.arange(5))] == [3, 2]
-
-
-def counted(scores: np.ndarray, threshold: float) -> list[int]:
-    """Count alarms step by step, as they are defined."""
-    begun, quiet = [], 10
-    for step, score in enumerate(scores):
-        if score > threshold:
-            if quiet >= 10:
-                begun.append(step)
-            quiet = 0
-        else:
-            quiet += 1
-    return begun
-
-
-def test_an_alarm_is_a_run_of_alarmed_steps_after_ten_quiet_ones() -> None:
-    scores = np.zeros(60)
-    scores[[0, 3, 13, 24, 35, 46]] = 1.0  # 9, 9, 10, 10 and 10 quiet steps lie between them
-    assert alarms(scores, 0.5).tolist() == [0, 24, 35, 46]
-    assert alarms(scores, 1.0).tolist() == []
-    scores[1:4] = np.nan
-    assert alarms(scores, 0.5).tolist() == [0, 13, 24, 35, 46]
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        scores = rng.random(80)
-        threshold = rng.uniform(0.5, 1.0)
-        assert alarms(scores, threshold).tolist() == counted(scores, threshold)
-
-
-def test_a_threshold_keeps_the_stated_rate_on_episodes_that_it_has_not_seen() -> None:
-    rng = np.random.default_rng(0)
-
-    def episodes(count: int) -> list[np.ndarray]:
-        smooth = [np.convolve(rng.normal(size=503), np.ones(4) / 2, "valid") for _ in range(count)]  # correlated
-        return [row + 0.3 * rng.normal() for row in smooth]
-
-    for per_thousand in (1.0, 4.0):  # fewer, and more, than one an episode
-        rates = []
-        for _ in range(20):
-            threshold = alarm_threshold(episodes(40), per_thousand)
-            fresh = episodes(100)
-            rates.append(1000 * sum(len(alarms(row, threshold)) for row in fresh) / sum(map(len, fresh)))
-        assert 0.8 * per_thousand < np.mean(rates) < 1.25 * per_thousand
-
-
-def test_a_threshold_needs_enough_steps_and_is_the_lowest_that_will_do() -> None:
-    rows = [np.arange(100.0), np.arange(100.0)[::-1].copy()]
-    with pytest.raises(SettingsError, match=r"2 nominal episodes, 200 steps in all, .* at least 10 such episodes"):
-        alarm_threshold(rows, per_thousand=1.0)
-    # one alarm is allowed of the two that 10 per 1,000 make: both episodes have one as soon as the greatest is alarmed
-    assert alarm_threshold(rows, per_thousand=10.0) == 99.0
-    assert alarm_threshold([np.full(50, np.nan), *rows], per_thousand=15.0) == 0.0  # two are, and more never begin
-    with pytest.raises(SettingsError, match="at least more such episodes"):
-        alarm_threshold([np.full(50, np.nan)], per_thousand=1.0)
 
 
 def test_areas_are_those_computed_by_hand_ties_included() -> None:

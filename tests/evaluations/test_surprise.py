@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from forethought.agents.surprise import SurpriseMonitor
 from forethought.cli import main
 from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError
 from forethought.envs.perturbations import PERTURBATIONS
@@ -21,7 +22,7 @@ from forethought.evaluations.strengths import LEVELS, calibrate_strengths, level
 from forethought.evaluations.subject import Subject, Watched, load_subject
 from forethought.evaluations.surprise import benchmark_surprise
 from forethought.evaluations.surprise_cells import CellPlan, judge_cell
-from forethought.evaluations.surprise_settings import SurpriseSettings
+from forethought.evaluations.surprise_settings import DETECTORS, SurpriseSettings
 from forethought.evaluations.training import train
 
 SMALL = {"model": {"latent_dims": 8, "hidden": 16}, "learning_starts": 30, "batch_size": 8, "updates_per_step": 0.5}
@@ -88,6 +89,18 @@ def test_the_command_judges_shows_and_keeps_what_it_found(
     monkeypatch.setattr(module, "judge_cell", lambda *_: pytest.fail("a known cell was judged again"))
     assert main(command) == 0
     assert json.loads((reacher / "surprise.json").read_text())["cells"] == found["cells"]
+
+
+def test_our_own_monitor_is_among_the_detectors_and_says_what_it_says_elsewhere(reacher: Path) -> None:
+    subject = load_subject(reacher)
+    assert subject.model is not None
+    episodes = [watched.episode for watched in subject.watch(*subject.seeds("fit", 0, range(8))) if watched]
+    detector, monitor = DETECTORS["monitor"](subject, 0), SurpriseMonitor(subject.model)
+    detector.fit(episodes)
+    monitor.calibrate(episodes, 100.0)  # the rate has no influence on scores
+    [scores], [scored] = detector.scores(episodes[:1]), monitor.score(episodes[:1])
+    np.testing.assert_array_equal(scores, scored.score)
+    assert len(scores) == len(episodes[0].actions)
 
 
 def test_it_goes_on_where_it_was_broken_off_and_any_number_of_processes_finds_the_same(
@@ -269,7 +282,11 @@ def test_strengths_are_calibrated_on_paired_episodes(reacher: Path) -> None:
         ({"strengths": "strong"}, SettingsError, "neither 'standard' nor 'calibrated', nor numbers"),
         ({"detectors": ("latnt",)}, UnknownNameError, "Did you mean 'latent'"),
         ({"detectors": ()}, SettingsError, "At least one detector"),
-        ({"false_alarms": 1.0}, SettingsError, r"too few to calibrate 1 false .* at least 25 such episodes are needed"),
+        (
+            {"false_alarms": 1.0},
+            SettingsError,
+            r"2 episodes of at most 40 model steps are too few to calibrate 1 false .* 1,000 steps are needed",
+        ),
         ({"fit_episodes": 1, "steps": 5}, SettingsError, "too few to fit .* are needed, which are about"),
         ({"policy": "nobody"}, SettingsError, "neither 'random' nor 'expert'"),
     ],

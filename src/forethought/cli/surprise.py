@@ -37,7 +37,8 @@ class SurpriseOptions(Settings):
     """standard: one for each; calibrated: those at which the normalised return falls to 0.99, 0.95, 0.90, 0.75 and
     0.50; or numbers, such as 1,3."""
     detectors: str | None = None
-    """By name, such as latent,pedm; by default all of latent, pedm, pedm-nearest, nearest, mean-kernel, successive."""
+    """By name, such as monitor,pedm; by default all of monitor, latent, pedm, pedm-nearest, nearest, mean-kernel and
+    successive."""
     episodes: Annotated[int, Range(ge=1, le=100_000)] = 100
     """Episodes per perturbation and strength."""
     fit_episodes: Annotated[int, Range(ge=1, le=100_000)] = 50

@@ -1,76 +1,17 @@
-"""Alarms: from surprise per step to a yes or no, and how well one tells the perturbed from the nominal. NumPy only.
-
-An alarm is a run of alarmed steps after 10 quiet ones. Steps of one episode are correlated, so whatever is estimated
-here is counted over whole episodes, and intervals are between episodes.
-"""
+"""AUROC: how well scores tell perturbed steps from nominal ones, with intervals between episodes. NumPy only."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import SettingsError
 from .statistics import Estimate, percentiles
 
 Floats = NDArray[np.float64]
 
-QUIET_STEPS = 10
-"""Steps without an alarmed one, after which an alarmed step is a new alarm."""
 RESAMPLES = 500
-
-
-def alarms(scores: Floats, threshold: float) -> NDArray[np.int64]:
-    """Return the steps (K,) of an episode at which an alarm begins.
-
-    Args:
-        scores: (T,) of the episode; NaN is quiet.
-        threshold: a step is alarmed above it.
-    """
-    alarmed = np.flatnonzero(scores > threshold)
-    return alarmed[np.diff(alarmed, prepend=-QUIET_STEPS - 1) > QUIET_STEPS]
-
-
-def alarm_threshold(scores: Sequence[Floats], per_thousand: float) -> float:
-    """Return the lowest threshold at which nominal episodes have no more alarms than allowed.
-
-    Of the alarms that may be expected in episodes of this number and length, one is given to the next episode, as in
-    conformal prediction: (alarms + 1) / steps stays below the stated rate.
-
-    Args:
-        scores: (T,) of each nominal episode.
-        per_thousand: false alarms per 1,000 steps.
-
-    Raises:
-        SettingsError: there are too few episodes to tell; it says how many are needed.
-    """
-    steps = sum(int(np.isfinite(episode).sum()) for episode in scores)
-    allowed = math.floor(per_thousand * steps / 1000 + 1e-9) - 1
-    if allowed < 0:
-        length = steps / max(len(scores), 1)
-        needed = f"{math.ceil(1000 / per_thousand / length):,}" if length else "more"
-        raise SettingsError(
-            f"{len(scores)} nominal episodes, {steps:,} steps in all, are too few to calibrate {per_thousand:g} false "
-            f"alarms per 1,000 steps: at least {needed} such episodes are needed."
-        )
-    known = [episode[np.isfinite(episode)] for episode in scores]
-    candidates = np.unique(np.concatenate(known))
-
-    def too_many(index: int) -> bool:
-        return sum(len(alarms(episode, candidates[index])) for episode in scores) > allowed
-
-    # From the greatest score downwards, in growing strides, because so low that all steps are alarmed, episodes have a
-    # single alarm again.
-    high, stride = len(candidates) - 1, 1
-    while high - stride >= 0 and not too_many(high - stride):
-        high, stride = high - stride, 2 * stride
-    low = max(high - stride, -1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if too_many(middle) else (low, middle)
-    return float(candidates[high])
 
 
 def auroc(perturbed: Sequence[Floats], nominal: Sequence[Floats], seed: int = 0) -> Estimate:
