@@ -287,7 +287,7 @@ def test_strengths_are_calibrated_on_paired_episodes(reacher: Path) -> None:
             SettingsError,
             r"2 episodes of at most 40 model steps are too few to calibrate 1 false .* 1,000 steps are needed",
         ),
-        ({"fit_episodes": 1, "steps": 5}, SettingsError, "too few to fit .* are needed, which are about"),
+        ({"fit_episodes": 1, "steps": 10}, SettingsError, "too few to fit .* are needed, which are about"),
         ({"policy": "nobody"}, SettingsError, "neither 'random' nor 'expert'"),
     ],
 )
