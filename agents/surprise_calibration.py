@@ -41,7 +41,7 @@ class SurpriseSettings(Settings):
     """What is usual of errors, and how that is learned."""
     window: Annotated[int, Range(ge=2, le=1000)] = 5
     """Model steps over which residuals, and what actions did, are summed up."""
-    latent_window: Annotated[int, Range(ge=2, le=1000)] = 32
+    latent_window: Annotated[int, Range(ge=2, le=1000)] = 16
     """Model steps over which the distribution of latents is tested."""
     directions: Annotated[int, Range(ge=1, le=8192)] = 32
     """Directions in which it is."""

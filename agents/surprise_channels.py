@@ -18,7 +18,7 @@ CHANNELS = {
     "actions": "over the last steps, one action did more, less or something else than predicted",
     "reward": "the reward",
     "continue": "that the episode ended, or went on",
-    "distribution": "the latents of the last steps are spread as those of no usual episode",
+    "distribution": "the latents of the last steps are spread as in no usual episode: the SIGReg statistic",
 }
 """What each channel is surprised at."""
 SHARES = {"step": 10.0, "window": 3.0, "actions": 3.0}
@@ -178,16 +178,17 @@ def compare(step: Predicted, before: Tracked, usual: Usual, reset: Tensor) -> tu
     """Return the scores (B, C) of all :data:`CHANNELS`, NaN where there are none, and the environments after it."""
     dims, span = step.before.shape[1], before.sizes.shape[1]
     age = (before.age + 1).masked_fill(reset, 0)
-    going_on, begins = age > 0, age == 0
+    begins = age == 0
+    nothing_yet = begins[:, None, None, None]
     expected = usual.errors(step.before, step.actions)
     residuals = usual.errors.residuals(step.errors, expected)
     observed = residuals[:, :dims]
     square = observed.square().mean(1)
     latents = usual.latents(step.state.latents)
-    gain = _gains(usual.errors.shifts(step.effects, expected), observed, square) * going_on[:, None, None]
+    gain = _gains(usual.errors.shifts(step.effects, expected), observed, square)
     sizes = torch.cat([before.sizes[:, 1:], (square + TINY).log().unsqueeze(1)], 1)
-    gains = torch.cat([before.gains[:, 1:].masked_fill(begins[:, None, None, None], 0), gain.unsqueeze(1)], 1)
-    waves = before.waves.masked_fill(begins[:, None, None, None], 0)
+    gains = torch.cat([before.gains[:, 1:], gain.unsqueeze(1)], 1).masked_fill(nothing_yet, 0)
+    waves = before.waves.masked_fill(nothing_yet, 0)
     projected, waves = usual.distribution.push(before.projected, waves, latents, age >= usual.distribution.samples)
     nothing = torch.full_like(square, torch.nan)
     scores = torch.stack(
