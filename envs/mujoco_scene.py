@@ -18,8 +18,6 @@ from ..core.quantity import Quantity
 from .mujoco_quantities import joint_name, root_of
 
 Values = NDArray[np.float64]
-_CAMERA = "track"
-"""What cameras that follow a robot are called in Gymnasium's models."""
 _AXES = ("forward_x", "forward_y", "forward_z", "left_x", "left_y", "left_z")
 
 
@@ -39,9 +37,6 @@ class MujocoScene:
         self._env, self._bare = env, env.unwrapped
         env.reset(seed=0)
         self._model: Any = self._bare.model  # type: ignore[attr-defined]
-        camera = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERA)
-        if camera >= 0:  # Gymnasium's own choice may stay behind where the robot started
-            self._bare.mujoco_renderer.camera_id = camera  # type: ignore[attr-defined]
         self._parts: list[_Part] = []
         for joint in range(self._model.njnt):
             self._add(joint)

@@ -23,7 +23,7 @@ from .latent_grid import LatentGrid, Rows, imagined
 from .nominal import WorldModel
 from .probe_fitting import validation_episodes
 from .probe_scores import score
-from .video import MAX_SECONDS, MAX_SIDE, VideoRecorder, lighten_rendering
+from .video import MAX_SECONDS, MAX_SIDE, VideoRecorder, prepare_rendering
 
 READABLE = 0.5
 """Least r at which a coordinate is believed; what is read worse stays as it was at the anchor."""
@@ -62,7 +62,7 @@ def film_imagination(
     """
     env = world.make_env("rgb_array")
     try:
-        lighten_rendering(env)
+        prepare_rendering(env)
         scene = scene_of(env)
         per_second = float(env.metadata.get("render_fps") or 30) / world.model.settings.block
         recorder = VideoRecorder(path, per_second, max_side=2 * MAX_SIDE)

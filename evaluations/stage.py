@@ -18,7 +18,7 @@ from ..core.errors import EnvironmentFault, SettingsError
 from ..core.seeding import derive_seed
 from ..envs import make_env
 from .episodes import Episode
-from .video import VideoRecorder, lighten_rendering
+from .video import VideoRecorder, prepare_rendering
 
 EnvLike = str | Callable[..., "gym.Env[Any, Any]"] | gym.Env[Any, Any]
 
@@ -92,7 +92,7 @@ class Stage:
             )
             return env, None
         if env is not self._env:
-            lighten_rendering(env)
+            prepare_rendering(env)
         return env, VideoRecorder(video, float(env.metadata.get("render_fps") or 30))
 
     def _limit(self, env: gym.Env[Any, Any]) -> int:

@@ -59,6 +59,8 @@ class SurpriseOptions(Settings):
     """Of all episodes and of the detectors."""
     jobs: Annotated[int, Range(ge=1, le=1024)] = 1
     """Processes that play and judge."""
+    video: Path | None = None
+    """File, .mp4 or .gif, for a film of the first perturbation, with the trace of a calibrated monitor under it."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -95,6 +97,13 @@ def run(arguments: Sequence[str]) -> int:
     for name, figure in (("auroc", table.auroc_plot()), ("delay", table.delay_plot())):
         write_atomically(options.run / f"surprise_{name}.png", to_png(figure))
     print(f"Everything is in {options.run / RESULT_FILE}, plots beside it.")
+    if options.video is not None:
+        from ..evaluations.monitoring import film_surprise
+
+        first = table.cells[0]
+        film = film_surprise(options.run, first["perturbation"], options.video, first["strength"], seed=options.seed)
+        if film is not None:
+            print(f"The film of {first['perturbation']} is in {film}.")
     return 0
 
 

@@ -1,0 +1,70 @@
+"""Monitors of runs: calibrated once, kept, and filmed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from forethought.agents.surprise_files import SURPRISE_FILE
+from forethought.core.errors import SettingsError
+from forethought.envs import make_env
+from forethought.evaluations.monitoring import calibrated_monitor, film_surprise
+from forethought.evaluations.settings import TrainSettings
+from forethought.evaluations.training import train
+from forethought.evaluations.video import prepare_rendering
+
+SMALL = {"model": {"latent_dims": 8, "hidden": 16}, "learning_starts": 30, "batch_size": 8, "updates_per_step": 0.5}
+pytestmark = pytest.mark.filterwarnings("ignore:The latents have collapsed")
+
+
+@pytest.fixture(scope="module")
+def reacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an agent that has learned next to nothing."""
+    folder = tmp_path_factory.mktemp("runs") / "reacher"
+    train(TrainSettings("Reacher-v5", "jepa", steps=60, evaluations=1, episodes=1, agent_settings=SMALL), folder)
+    return folder
+
+
+def test_a_monitor_is_calibrated_once_and_kept_with_its_run(reacher: Path) -> None:
+    (reacher / SURPRISE_FILE).unlink(missing_ok=True)
+    first = calibrated_monitor(reacher, episodes=10, false_alarms_per_1000=10.0)
+    assert first.calibration.fitted_episodes + first.calibration.held_episodes == 10
+    kept = (reacher / SURPRISE_FILE).stat().st_mtime_ns
+    assert calibrated_monitor(reacher, episodes=10, false_alarms_per_1000=10.0).threshold == first.threshold
+    assert (reacher / SURPRISE_FILE).stat().st_mtime_ns == kept, "it was calibrated again"
+    (reacher / SURPRISE_FILE).write_bytes(b"damaged")
+    assert calibrated_monitor(reacher, episodes=10, false_alarms_per_1000=10.0).threshold == first.threshold
+    other = calibrated_monitor(reacher, episodes=12, false_alarms_per_1000=10.0)
+    assert other.calibration.held_episodes == 6
+
+
+def test_a_film_shows_the_trace_under_what_happens(reacher: Path, tmp_path: Path) -> None:
+    film = film_surprise(reacher, "teleport", tmp_path / "film.gif", episodes=60)
+    assert film is not None
+    with Image.open(film) as frames:
+        assert getattr(frames, "n_frames", 1) > 20
+        picture = np.asarray(frames.convert("RGB"))
+    assert picture[: len(picture) // 2].std() > 10
+    assert picture[-10:].mean() < 100  # the strip is dark
+    with pytest.raises(SettingsError, match="cannot have the perturbation"):
+        film_surprise(reacher, "wall_passed", tmp_path / "film.gif")
+
+
+def test_an_agent_without_a_world_model_is_never_surprised(tmp_path: Path) -> None:
+    train(TrainSettings("Reacher-v5", "random", steps=5, evaluations=1, episodes=1), tmp_path / "random")
+    with pytest.raises(SettingsError, match="without a world model"):
+        calibrated_monitor(tmp_path / "random")
+
+
+def test_films_follow_robots_that_run_away() -> None:
+    env = make_env("HalfCheetah-v5", render_mode="rgb_array")
+    prepare_rendering(env)
+    env.reset(seed=0)
+    bare: Any = env.unwrapped
+    env.render()
+    env.close()
+    assert bare.mujoco_renderer.camera_id == bare.model.camera("track").id
