@@ -63,14 +63,10 @@ def test_a_mujoco_state_is_drawn(scene):
     env.unwrapped.mujoco_renderer.width = env.unwrapped.mujoco_renderer.height = 64
     state = np.zeros(18)
     pictures = [scene.draw(state)]
-    state[0] = 500.0
-    pictures.append(scene.draw(state))
     state[4] = 1.0
     pictures.append(scene.draw(state))
     assert pictures[0].shape == (64, 64, 3)
-    assert not np.array_equal(pictures[1], pictures[2])
-    robot = [np.ptp(picture.astype(int), axis=2) > 40 for picture in pictures]  # the rest is grey and green
-    assert robot[1].sum() > 0.5 * robot[0].sum() > 0, "the camera follows"
+    assert not np.array_equal(*pictures)
 
 
 def test_two_room_is_drawn_wherever_the_agent_is_imagined():
