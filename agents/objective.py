@@ -16,18 +16,10 @@ RewardKind = Literal["task", "disagreement"]
 
 
 def reward_of(imagined: Step | Imagination, kind: RewardKind) -> Tensor:
-    """Return what imagined steps bring: the task's reward, or the disagreement of the model's ensemble.
-
-    Raises:
-        SettingsError: the model has no head for it.
-    """
+    """Return what imagined steps bring: the task's reward, or the disagreement of the model's ensemble."""
     task = imagined.reward if isinstance(imagined, Step) else imagined.rewards
     found = task if kind == "task" else imagined.disagreement
-    if found is None:
-        lack = ("no reward", "heads=True") if kind == "task" else ("no disagreement", "ensemble=5, for example")
-        raise SettingsError(
-            f"This world model predicts {lack[0]}, so plans cannot be judged by it: train it with {lack[1]}."
-        )
+    assert found is not None
     return found
 
 
@@ -58,6 +50,14 @@ class RewardObjective:
     discount: float
     deviation: Callable[[Tensor, Tensor], Tensor] | None = None
     reward: RewardKind = "task"
+
+    def __post_init__(self) -> None:
+        head = self.model.reward_head if self.reward == "task" else self.model.disagreement_head
+        if head is None:
+            lack = ("no reward", "heads=True") if self.reward == "task" else ("no disagreement", "ensemble=5")
+            raise SettingsError(
+                f"This world model predicts {lack[0]}, so plans cannot be judged by it: train it with {lack[1]}."
+            )
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
