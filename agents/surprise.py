@@ -156,7 +156,7 @@ class SurpriseMonitor:
         tracked = Tracked.nowhere(self.model, self._reference().usual, batch, self.settings.window)
         return SurpriseState(tracked, torch.full((batch,), QUIET_STEPS, device=self.model.device))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def observe(
         self,
         state: SurpriseState,
