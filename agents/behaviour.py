@@ -142,7 +142,11 @@ class Behaviour(nn.Module):
             Scalars by name, detached.
         """
         if self.settings.reward == "disagreement":
-            clip = replace(clip, rewards=self._disagreement(clip, latents, model))
+            if self.settings.value_expansion is not None:  # the rewards of more steps are not asked for
+                clip = clip.steps(0, min(clip.length, 1 + self.settings.value_expansion))
+                latents = latents[:, : clip.length + 1]
+            with self.compute.autocast(latents.device):
+                clip = replace(clip, rewards=self._disagreement(clip, latents, model))
             size = float((clip.rewards * clip.valid).sum() / clip.valid.sum())
             memory = max(1 / DISAGREEMENT_MEMORY, 1 / (1 + self.optimization.updates))
             mean_reward_size = float(torch.lerp(self.reward_scale, self.reward_scale.new_tensor(size), memory))
@@ -232,8 +236,9 @@ class Behaviour(nn.Module):
         """
         total, weight = latents.new_zeros(len(latents)), latents.new_ones(len(latents))
         for index in range(steps):
-            step = model.step(LatentState(latents), act(latents, index).unsqueeze(1))
-            reward = reward_of(step, self.settings.reward)
+            kind = self.settings.reward
+            step = model.step(LatentState(latents), act(latents, index).unsqueeze(1), kind == "disagreement")
+            reward = reward_of(step, kind)
             assert step.continues is not None
             total = total + weight * reward[:, 0] / self.reward_scale
             weight = weight * self.settings.discount * step.continues[:, 0]
@@ -245,7 +250,7 @@ class Behaviour(nn.Module):
         """Return by how much the ensemble disagrees on each step (B, T) of ``clip``."""
         disagreement = model.disagreement(latents[:, :-1], clip.actions)
         assert disagreement is not None
-        return disagreement
+        return disagreement.float()
 
     def _bootstrap(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Return the smallest member's value (B,) of following the target copies from ``latents`` (B, D)."""

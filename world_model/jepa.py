@@ -245,8 +245,8 @@ class JEPA(nn.Module):
         assert past.padding is not None
         return LatentState(latents, replace(past, padding=past.padding.masked_fill(reset, steps)))
 
-    def step(self, state: LatentState, actions: Tensor) -> Step:
-        """Imagine one step of ``actions`` (B, N, A) from ``state``."""
+    def step(self, state: LatentState, actions: Tensor, disagreement: bool = True) -> Step:
+        """Imagine one step of ``actions`` (B, N, A) from ``state``; the ensemble is asked for its disagreement if so."""
         if state.latents.dim() == 2:
             state = state.candidates(1)
         encoded = self.predictor.action_encoder(actions)
@@ -256,7 +256,7 @@ class JEPA(nn.Module):
             after,
             reward=self.reward_head(features) if self.reward_head else None,
             continues=self.continue_head(features) if self.continue_head else None,
-            disagreement=self.disagreement(state.latents.expand_as(after.latents), actions),
+            disagreement=self.disagreement(state.latents.expand_as(after.latents), actions) if disagreement else None,
         )
 
     def imagine(self, state: LatentState, actions: Tensor) -> Imagination:
@@ -325,7 +325,10 @@ class JEPA(nn.Module):
         regularization = self._regularization(latents, valid, directions) if s.regularize != "nothing" else zero
         seen = latents.detach().float()
         others = self.disagreement_head
-        ensemble = masked_mean(others.loss(seen[:, :-1], clip.actions, seen[:, 1:])) if others else None
+        ensemble = None
+        if others is not None:  # it learns from the first steps alone, which are drawn from all, for a fifth of the cost
+            disagreeing = others.loss(seen[:, :1], clip.actions[:, :1], seen[:, 1:2])
+            ensemble = masked_mean(disagreeing, valid[:, :1])
         total = prediction + s.regularizer_weight * regularization + s.reward_weight * reward + s.continue_weight * ends
         if ensemble is not None:
             total = total + ensemble

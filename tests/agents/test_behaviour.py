@@ -75,7 +75,7 @@ class Countdown:
     def __init__(self, error: float = 0.0) -> None:
         self.error = error
 
-    def step(self, state: LatentState, actions: torch.Tensor) -> Step:
+    def step(self, state: LatentState, actions: torch.Tensor, disagreement: bool = True) -> Step:
         before = state.latents.unsqueeze(1)
         assert actions.shape == (*before.shape[:2], 2)
         reward = before[..., 0] + actions[..., 0] + self.error
