@@ -231,6 +231,7 @@ class Controller:
                 amount = self.proposal_noise if explore is None else explore
                 disturbed = self.actor.explore(state.latents, noise[:, :, step], amount)
                 actions = disturbed if explore is not None else torch.cat([actions[:, :1], disturbed[:, 1:]], 1)
+            actions = self._bounded(actions)
             plan.append(actions)
             if step + 1 < horizon:
                 state = self.model.step(state, actions).state
@@ -241,8 +242,13 @@ class Controller:
         seeds = tuple(derive_seed(s, "explore", int(n)) for s, n in zip(state.plan.seeds, state.left, strict=True))
         noise = draw_noise(seeds, state.plan.ticks, (1, 1, actions.shape[-1]), actions.device)[:, 0, 0]
         if not self.planner.spec.discrete:
-            return (actions + amount * noise).clamp(-1, 1)
+            return self._bounded(actions + amount * noise)
         return self._resample(actions, noise, amount)
+
+    def _bounded(self, actions: Tensor) -> Tensor:
+        """Return actions (..., a) of one environment step, or of a block, within the planner's bounds."""
+        spec, dims = self.planner.spec, actions.shape[-1]
+        return actions if spec.discrete else torch.clamp(actions, spec.low[:dims], spec.high[:dims])
 
     def _resample(self, actions: Tensor, noise: Tensor, amount: float) -> Tensor:
         """Return one-hots ``actions`` (B, a) with each group replaced, with probability ``amount``, by another."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
@@ -22,7 +24,7 @@ from ..core.seeding import derive_seed
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs import ActionCodec, Environments, EpisodeStore, ObservationCodec, make_environments
 from ..planners import ActionSpec
-from ..world_model import JEPA, Learner
+from ..world_model import JEPA, Learner, Probe
 from .behaviour import Behaviour
 from .controller import ControllerState
 from .devices import choose_device, memory_explained
@@ -33,8 +35,10 @@ from .pretrained import pretrained_model, require_spaces, settings_from, take_ov
 from .recordings import Recordings, described_lack, require_same
 from .registry import register_agent
 from .saving import parts, read_agent, restore_parts
-from .settings import JEPAAgentSettings, PlanningSettings
+from .settings import JEPAAgentSettings, split_changes
 from .surface import SB3Surface
+from .wish import Wish
+from .wish_policy import WISH_PLANNING, agents_wish_policy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -162,13 +166,34 @@ class JEPAAgent(SB3Surface):
             planner: a registered name; "policy" is the bare actor, or the best of several ``proposals``.
             changes: fields of :class:`PlanningSettings` (horizon, budget, ...), or else the planner's own settings.
         """
-        fields = PlanningSettings().to_dict()
-        own = {name: value for name, value in changes.items() if name not in fields}
-        shared = {name: value for name, value in changes.items() if name in fields}
-        if planner == "policy":
-            shared.setdefault("proposals", 1)
-        planning = self.settings.planning.replace(planner=planner, **shared)
-        return reward_policy(self, planning, self.behaviour.mean_actor, own)
+        shared, own = split_changes(planner, changes)
+        return reward_policy(self, self.settings.planning.replace(**shared), self.behaviour.mean_actor, own)
+
+    def planning_for(
+        self,
+        wish: Wish,
+        probes: Probe | Mapping[str, Probe] = MappingProxyType({}),
+        planner: str | None = None,
+        limits: gym.spaces.Box | None = None,
+        **changes: Any,
+    ) -> PlanningPolicy:
+        """Return a view of this agent that acts on a wish that it was never trained for.
+
+        Args:
+            wish: such as ``quantity("x_velocity", target=2.0)``.
+            probes: read its quantities off the latents, such as :func:`~forethought.evaluations.wish_probes` makes;
+                one for all of them, or several by name.
+            planner: a registered name; icem or categorical_cem by default.
+            limits: a box of native actions inside the action space that plans are to stay in.
+            changes: fields of :class:`PlanningSettings` that are not to be those of ``WISH_PLANNING`` (or, for a wish
+                that names no quantity, the agent's own), or else the planner's own settings.
+
+        Raises:
+            UnknownNameError, SettingsError: see :func:`.wish_policy.wish_policy`.
+        """
+        planning = WISH_PLANNING if wish.quantities else self.settings.planning
+        shared, own = split_changes(planner or planning.planner, changes)
+        return agents_wish_policy(self, wish, probes, planning.replace(**shared), own, limits)
 
     # Learning
 

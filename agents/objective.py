@@ -61,11 +61,13 @@ class RewardObjective:
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
-        imagined = self.model.imagine(self.state, actions)
+        return self.of(self.model.imagine(self.state, actions), actions)
+
+    def of(self, imagined: Imagination, actions: Tensor) -> Tensor:
+        """Return costs (B, N) of what was imagined from ``state`` for ``actions`` (B, N, H, A)."""
         gains, horizon = reward_of(imagined, self.reward), actions.shape[2]
         if self.deviation is not None:
-            now = self.state.latents[:, None, None].expand(-1, actions.shape[1], 1, -1)
-            gains = gains - self.deviation(torch.cat([now, imagined.latents[:, :, :-1]], 2), actions)
+            gains = gains - self.deviation(latents_before(self.state, imagined), actions)
         weights = self.discount ** torch.arange(horizon + 1, device=actions.device)
         if imagined.continues is None:
             alive = actions.new_ones(*actions.shape[:2], horizon + 1)
@@ -76,6 +78,12 @@ class RewardObjective:
         if self.value is not None:
             returns = returns + weights[..., -1] * self.value(imagined.latents[:, :, -1])
         return -returns
+
+
+def latents_before(state: LatentState, imagined: Imagination) -> Tensor:
+    """Return the latents (B, N, H, D) in which each imagined step was taken, ``state``'s in the first."""
+    now = state.latents[:, None, None].expand_as(imagined.latents[:, :, :1])
+    return torch.cat([now, imagined.latents[:, :, :-1]], 2)
 
 
 GoalForm = Literal["last", "sum", "best"]

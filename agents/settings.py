@@ -37,14 +37,27 @@ class PlanningSettings(Settings):
     execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
 
+    def planner_for(self, spec: ActionSpec) -> str:
+        """Return the planner's name, where it is chosen automatically that of what plans ``spec``."""
+        if self.planner != "auto":
+            return self.planner
+        return "categorical_cem" if spec.discrete else "icem"
+
     def build(self, spec: ActionSpec, own: Mapping[str, Any]) -> Planner:
         """Return the planner for ``spec``; ``own`` are settings of the planner itself."""
-        name = self.planner
-        if name == "auto":
-            name = "categorical_cem" if spec.discrete else "icem"
+        name = self.planner_for(spec)
         if name == "policy":  # its effort is the number of proposals, not a budget
             return make_planner(name, spec, self.horizon, proposals=max(self.proposals, 1), **own)
         return make_planner(name, spec, self.horizon, preset=self.preset, budget=self.budget, **own)
+
+
+def split_changes(planner: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``planner`` and ``changes`` are of :class:`PlanningSettings`, and of the planner itself."""
+    fields = PlanningSettings().to_dict()
+    shared = {"planner": planner} | {name: value for name, value in changes.items() if name in fields}
+    if planner == "policy":
+        shared.setdefault("proposals", 1)
+    return shared, {name: value for name, value in changes.items() if name not in fields}
 
 
 def _bare_actor() -> PlanningSettings:

@@ -64,8 +64,8 @@ class Term:
 class Wish:
     """A weighted sum of :class:`Term`; ``+`` adds wishes, ``*`` weighs them.
 
-    What a term costs is counted in units that are comparable: missing a target or a bound by as much as the quantity
-    is usually spread costs 1 (and twice as much, 4), an effort of full actions 1, and a reward of mean size -1.
+    What a term costs is counted in units that are comparable: about 1 for missing a target or a bound by as much as the
+    quantity is usually spread, 1 for full actions, and -1 for a reward of mean size.
     """
 
     terms: tuple[Term, ...]
@@ -133,7 +133,10 @@ def quantity(
         asked.append(Term("at_least", name, float(at_least)))
     if at_most is not None:
         asked.append(Term("at_most", name, float(at_most)))
-    asked += [Term(form, name) for form, wanted in (("maximize", maximize), ("minimize", minimize)) if wanted]
+    if maximize:
+        asked.append(Term("maximize", name))
+    if minimize:
+        asked.append(Term("minimize", name))
     forms = {term.form for term in asked}
     if not asked or (len(asked) > 1 and forms != {"at_least", "at_most"}):
         raise SettingsError(
@@ -166,11 +169,10 @@ def _parse_term(text: str) -> Term:
     if sign is None:
         if name not in _BARE:
             raise SettingsError(f"What is {name} to be? Such as {name}=1.0, {name}>=1.0 or {name}=max.")
-        return Term(name, name, None, scale)
+        return Term("reward" if name == "reward" else "effort", name, weight=scale)
     if value in _EXTREMES:
         if sign != "=":
             raise SettingsError(f"{text!r} is no wish: say {name}={value}.")
         return Term(_EXTREMES[value], name, None, scale)
     [form] = [form for form, known in _SIGNS.items() if known == sign]
     return Term(form, name, float(value), scale)
-

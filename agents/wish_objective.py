@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, UnknownNameError, did_you_mean
 from ..world_model import JEPA, Imagination, LatentState, Probe
+from .objective import latents_before
 from .wish import Term, Wish
 
 ENDED = 10.0
 """What each step costs that an episode has already ended before, as the model expects: as much as missing a target by
 three times what is usual. Whoever has fallen fulfils no wish."""
 
-Readings = Callable[[Imagination, Tensor], Tensor]
+ROUNDING = 0.1
+"""How near to a target, in usual spreads, what is missed begins to count less than in proportion."""
+
+Returns = Callable[[Imagination, Tensor], Tensor]
 """Of what is imagined for actions (B, N, H, A), returns costs (B, N)."""
 
 
@@ -28,28 +32,26 @@ class WishObjective:
         model: a world model.
         state: where the B environments are.
         wish: what is asked.
-        probe: reads the wish's quantities, or ``None`` where it names none.
+        probes: read the wish's quantities, by name.
         returns: minus the return, for a wish that asks for reward.
         deviation: latents (..., D) and actions (..., A) to the cost (...) of taking them there, or ``None``.
 
     Raises:
-        SettingsError: the probe does not read what is asked, or is of another model.
+        SettingsError: a quantity that no probe reads, or that never varied where its probe was fitted.
     """
 
     model: JEPA
     state: LatentState
     wish: Wish
-    probe: Probe | None
-    returns: Readings | None = None
+    probes: Mapping[str, Probe]
+    returns: Returns | None = None
     deviation: Callable[[Tensor, Tensor], Tensor] | None = None
-    _scale: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.wish.quantities and self.probe is None:
-            raise SettingsError(f"The wish {self.wish} needs probes that read {', '.join(self.wish.quantities)}.")
+        if missing := [name for name in self.wish.quantities if name not in self.probes]:
+            raise SettingsError(f"The wish {self.wish} needs probes that read {' and '.join(missing)}.")
         if self.wish.needs_reward and self.returns is None:
             raise SettingsError(f"The wish {self.wish} asks for reward, which this world model does not predict.")
-        object.__setattr__(self, "_scale", torch.ones(0) if self.probe is None else usual_spread(self.probe))
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
@@ -59,8 +61,7 @@ class WishObjective:
             lasts = imagined.continues.cumprod(2)
             steps = lasts * steps + (1 - lasts) * ENDED
         if self.deviation is not None:
-            now = self.state.latents[:, None, None].expand(-1, actions.shape[1], 1, -1)
-            steps = steps + self.deviation(torch.cat([now, imagined.latents[:, :, :-1]], 2), actions)
+            steps = steps + self.deviation(latents_before(self.state, imagined), actions)
         cost = steps.mean(2)
         for term in self.wish.terms:
             if term.form == "reward":
@@ -70,45 +71,46 @@ class WishObjective:
 
     def _costs(self, imagined: Imagination, actions: Tensor) -> Tensor:
         """Return what each planned step costs (B, N, H), rewards apart."""
-        total = actions.new_zeros(actions.shape[:3])
-        read = None if self.probe is None else self.probe(imagined.latents.float())
+        total, latents = actions.new_zeros(actions.shape[:3]), imagined.latents.float()
         for term in self.wish.terms:
             if term.form == "effort":
                 total = total + term.weight * actions.square().mean(-1)
             elif term.is_quantity:
-                assert read is not None
-                assert self.probe is not None
-                index = self.probe.index(term.name)
-                angle = self.probe.quantities[index].angle
-                total = total + term.weight * _missed(term, read[..., index], self._scale[index], angle)
+                total = total + term.weight * _missed(term, self.probes[term.name], latents)
         return total
 
 
-def usual_spread(probe: Probe) -> Tensor:
-    """Return (Q,) the standard deviation of each quantity where the probe was fitted; of an angle that of its point.
+def probes_by_name(probes: Probe | Mapping[str, Probe], wish: Wish) -> dict[str, Probe]:
+    """Return a probe of its own for each quantity of a wish.
 
     Raises:
-        SettingsError: one is constant.
+        UnknownNameError: a quantity that ``probes`` do not read.
+        SettingsError: one that never varied where its probe was fitted, so that nothing is known of it.
     """
-    spreads = []
-    for index, known in enumerate(probe.quantities):
-        spread = probe.spread_of(index)
-        if not float(spread) > 0:
-            raise SettingsError(f"{known.name} never varied where the probe was fitted, so no plan can change it.")
-        spreads.append(spread)
-    return torch.stack(spreads)
+    found = {}
+    for name in wish.quantities:
+        if isinstance(probes, Probe):
+            found[name] = probes.only([name])
+        elif name in probes:
+            found[name] = probes[name].only([name])
+        else:
+            raise UnknownNameError(f"No probe reads {name!r}.{did_you_mean(name, list(probes))}")
+        if not float(found[name].usual_spread) > 0:
+            raise SettingsError(f"{name} never varied where its probe was fitted, so no plan can be judged by it.")
+    return found
 
 
-def _missed(term: Term, read: Tensor, scale: Tensor, angle: bool) -> Tensor:
-    """Return what a term costs (...) at readings (...)."""
+def _missed(term: Term, probe: Probe, latents: Tensor) -> Tensor:
+    """Return what a term costs (...) in latents (..., D), as a probe of one quantity reads it."""
+    read, scale = probe(latents)[..., 0], probe.usual_spread
     if term.form in ("maximize", "minimize"):
         return (-read if term.form == "maximize" else read) / scale
     assert term.value is not None
     away = read - term.value
-    if angle:
+    if probe.quantities[0].angle:
         away = torch.atan2(away.sin(), away.cos())
     if term.form == "at_least":
         away = away.clamp(max=0)
     elif term.form == "at_most":
         away = away.clamp(min=0)
-    return (away / scale).square()
+    return (away / scale).hypot(away.new_tensor(ROUNDING)) - ROUNDING

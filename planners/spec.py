@@ -152,6 +152,23 @@ class ActionSpec:
         """Clamp units (..., A) to the bounds."""
         return units.clamp(-1.0, 1.0) if self.bounded else torch.clamp(units, self._unit_low, self._unit_high)
 
+    def within(self, low: Tensor, high: Tensor) -> ActionSpec:
+        """Return the specification of quantities that are to stay between ``low`` and ``high`` (A,), too.
+
+        What is left of each dimension's range is searched as if it were all of it.
+
+        Raises:
+            SettingsError: nothing is left of a dimension, or the actions are choices.
+        """
+        if self.discrete:
+            raise SettingsError("Limits are for actions that are quantities, not for choices.")
+        low, high = torch.maximum(self.low, low), torch.minimum(self.high, high)
+        if (empty := low > high).any():
+            raise SettingsError(f"Nothing is left of dimension {int(empty.long().argmax())} within these limits.")
+        finite = low.isfinite() & high.isfinite()
+        scale = torch.where(finite, high / 2 - low / 2, self.scale)
+        return ActionSpec(low, high, scale, block=self.block, space=self.space)
+
     def decode(self, actions: Tensor) -> Tensor:
         """Return what the environment takes: (..., *shape), or (..., block, *shape) for a block above 1.
 

@@ -246,7 +246,7 @@ class JEPA(nn.Module):
         return LatentState(latents, replace(past, padding=past.padding.masked_fill(reset, steps)))
 
     def step(self, state: LatentState, actions: Tensor, disagreement: bool = True) -> Step:
-        """Imagine one step of ``actions`` (B, N, A) from ``state``; the ensemble is asked for its disagreement if so."""
+        """Imagine one step of ``actions`` (B, N, A) from ``state``, with the ensemble's ``disagreement`` if wanted."""
         if state.latents.dim() == 2:
             state = state.candidates(1)
         encoded = self.predictor.action_encoder(actions)
@@ -326,7 +326,9 @@ class JEPA(nn.Module):
         seen = latents.detach().float()
         others = self.disagreement_head
         ensemble = None
-        if others is not None:  # it learns from the first steps alone, which are drawn from all, for a fifth of the cost
+        if (
+            others is not None
+        ):  # it learns from the first steps alone, which are drawn from all, for a fifth of the cost
             disagreeing = others.loss(seen[:, :1], clip.actions[:, :1], seen[:, 1:2])
             ensemble = masked_mean(disagreeing, valid[:, :1])
         total = prediction + s.regularizer_weight * regularization + s.reward_weight * reward + s.continue_weight * ends

@@ -120,9 +120,10 @@ class Probe(nn.Module):
             raise UnknownNameError(f"No quantity {name!r} is read off these latents.{did_you_mean(name, names)}")
         return names.index(name)
 
-    def spread_of(self, index: int) -> Tensor:
-        """Return the standard deviation () of a quantity where the probe was fitted; of an angle that of its point."""
-        return self.spread[list(self._rows(index))].square().sum().sqrt()
+    @property
+    def usual_spread(self) -> Tensor:
+        """() the standard deviation of all quantities together where it was fitted; an angle's is that of its point."""
+        return self.spread.square().sum().sqrt()
 
     def only(self, names: Sequence[str]) -> Probe:
         """Return a probe that reads just these quantities, in this order, and as well."""

@@ -30,7 +30,9 @@ GoalForm = Literal["last", "sum", "best"]
 
 @dataclass(frozen=True)
 class EvaluateOptions(Settings):
-    """Evaluate a trained agent on held-out episodes. With --planners, swap the planner by name and compare them.
+    """Evaluate a trained agent on held-out episodes.
+
+    With --planners, swap the planner by name and compare them; with --objective, ask for what it was never trained for.
 
     A world model that learned from recordings plans to held-out goals, beside the floors of doing nothing and chance.
     """
@@ -48,6 +50,13 @@ class EvaluateOptions(Settings):
     """With --planners or goals: planned steps; by default the agent's own, or 5 blocks."""
     episodes: Annotated[int, Range(ge=1)] | None = None
     """Held-out episodes, the same for every planner; by default 10, or all goals that there are."""
+    objective: str | None = None
+    """A wish in physical quantities, such as "x_velocity=2.0" or "x_velocity>=1, 0.5*torso_height>=0.6, 0.01*effort":
+    NAME=VALUE, NAME>=VALUE, NAME<=VALUE, NAME=max, NAME=min, reward or effort, each after WEIGHT* if it is not to count
+    1. Probes read the quantities off latents; they are fitted to what the run learned from when first asked for."""
+    limits: str | None = None
+    """With --objective: limits on actions by an actuator's name or number, or for all, such as
+    "bthigh=0, bshin=-0.2:0.5, all=0.8"."""
     offsets: str | None = None
     """With goals: recorded steps between start and goal, such as 25,100, and 0 for goals from other episodes; by
     default all that there are."""
@@ -76,6 +85,15 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(EvaluateOptions, "evaluate", arguments)
     if not options.run:
         raise SettingsError("Which run? Such as: forethought evaluate runs/HalfCheetah-v5-jepa-0.")
+    if options.objective is not None:
+        if len(options.run) != 1:
+            raise SettingsError("One run at a time, please, where --objective asks for something.")
+        _refuse(options, ("offsets", "distance", "form", "execute", "protocol"), "does not go with --objective")
+        from .wish_evaluation import evaluate_objective
+
+        _require_budget(options)
+        return evaluate_objective(options, options.run[0])
+    _refuse(options, ("limits",), "is for plans that --objective asks for")
     if _is_pretrained(options.run[0]):
         from .goal_evaluation import evaluate_goals
 
@@ -83,11 +101,9 @@ def run(arguments: Sequence[str]) -> int:
     if len(options.run) != 1:
         raise SettingsError("One run at a time, please; several may only be given where world models plan to goals.")
     [source] = options.run
-    for name in ("offsets", "distance", "form", "execute", "protocol"):
-        if getattr(options, name) != getattr(EvaluateOptions, name):
-            raise SettingsError(f"--{name} is for world models that plan to goals, and {source} holds an agent.")
-    if not options.budget.isdigit() or int(options.budget) < 1:
-        raise SettingsError(f"--budget {options.budget!r} is not a whole number of at least 1.")
+    goals = "offsets", "distance", "form", "execute", "protocol"
+    _refuse(options, goals, f"is for world models that plan to goals, and {source} holds an agent")
+    _require_budget(options)
     agent, task, seed = _load(options, source)
     episodes = options.episodes or EPISODES
     play: dict[str, Any] = {"render": options.render, "video": options.video}
@@ -109,6 +125,18 @@ def run(arguments: Sequence[str]) -> int:
     if video is not None:
         print(f"The film is in {video}.")
     return 0
+
+
+def _refuse(options: EvaluateOptions, given: Sequence[str], why: str) -> None:
+    """Refuse options that do not have their default values."""
+    for name in given:
+        if getattr(options, name) != getattr(EvaluateOptions, name):
+            raise SettingsError(f"--{name} {why}.")
+
+
+def _require_budget(options: EvaluateOptions) -> None:
+    if not options.budget.isdigit() or int(options.budget) < 1:
+        raise SettingsError(f"--budget {options.budget!r} is not a whole number of at least 1.")
 
 
 def _is_pretrained(run: Path) -> bool:

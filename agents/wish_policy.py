@@ -1,0 +1,149 @@
+"""Acting on a wish: the same model, actor and planners, and costs that nothing was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from ..core.errors import SettingsError
+from ..envs import ActionCodec, ObservationCodec
+from ..planners import ActionSpec
+from ..world_model import JEPA, LatentState, Probe
+from .controller import Controller
+from .objective import RewardObjective
+from .policy import PlanningPolicy
+from .settings import PlanningSettings
+from .wish import Wish
+from .wish_objective import WishObjective, probes_by_name
+
+if TYPE_CHECKING:
+    from .actor import CategoricalActor, DeterministicActor
+    from .jepa_agent import JEPAAgent
+    from .wish_objective import Returns
+
+WISH_PLANNING = PlanningSettings(horizon=10, budget=300, proposals=32, proposal_noise=0.5, prior_weight=0.01)
+"""How plans for physical quantities are searched: further ahead than for rewards, because no critic tells what comes
+after them, and near what the actor might do, where the model has been. ``prior_weight`` is in units of the wish's cost;
+at a third of it a search on HalfCheetah finds plans that move the robot in the model alone."""
+
+
+def wish_policy(
+    model: JEPA,
+    codecs: tuple[ObservationCodec, ActionCodec],
+    wish: Wish,
+    probes: Probe | Mapping[str, Probe],
+    planning: PlanningSettings = WISH_PLANNING,
+    own: Mapping[str, Any] | None = None,
+    *,
+    limits: gym.spaces.Box | None = None,
+    actor: DeterministicActor | CategoricalActor | None = None,
+    returns: Callable[[LatentState], Returns] | None = None,
+    seed: int = 0,
+    exploration: float = 0.0,
+) -> PlanningPolicy:
+    """Return what plans for a wish.
+
+    Args:
+        model: the world model.
+        codecs: of native observations and actions.
+        wish: what is asked.
+        probes: read its quantities off the model's latents: one for all of them, or several by name.
+        planning: how to plan; without an actor, its proposals and the price of leaving it are of no account.
+        own: settings of the planner itself.
+        limits: a box of native actions inside the action space that plans are to stay in.
+        actor: proposes plans.
+        returns: of a latent state, makes what tells minus the return of imagined plans, in rewards of mean size.
+        seed: of predictions that are begun without seeds.
+        exploration: how much ``deterministic=False`` disturbs the actions.
+
+    Raises:
+        UnknownNameError: a quantity that no probe reads.
+        SettingsError: one that cannot be planned for; or limits that do not fit the action space.
+    """
+    if wish.needs_reward and returns is None:
+        raise SettingsError(
+            f"The wish {wish} asks for reward, and there is no agent here that has learned to seek any."
+        )
+    known = probes_by_name(probes, wish)
+    spec = ActionSpec.from_space(codecs[1].planning_space, block=model.settings.block).to(model.device)
+    if limits is not None:
+        spec = _narrowed(spec, codecs[1], limits)
+    deviation = None
+    if actor is not None and planning.prior_weight:
+        priced = actor
+
+        def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+            return planning.prior_weight * priced.surprise(latents, actions, planning.proposal_noise)
+
+    def objective(state: LatentState) -> WishObjective:
+        told = None if returns is None else returns(state)
+        return WishObjective(model, state, wish, known, told, deviation)
+
+    controller = Controller(
+        model,
+        planning.build(spec, own or {}),
+        objective,
+        actor,
+        proposals=planning.proposals,
+        proposal_noise=planning.proposal_noise,
+        execute=planning.execute,
+    )
+    return PlanningPolicy(controller, *codecs, seed, exploration)
+
+
+def agents_wish_policy(
+    agent: JEPAAgent,
+    wish: Wish,
+    probes: Probe | Mapping[str, Probe],
+    planning: PlanningSettings,
+    own: Mapping[str, Any],
+    limits: gym.spaces.Box | None,
+) -> PlanningPolicy:
+    """Return what plans for a wish in an agent's model, near its actor; arguments are those of :func:`wish_policy`."""
+    behaviour = agent.behaviour
+
+    def returns(state: LatentState) -> Returns:
+        objective = RewardObjective(
+            agent.model,
+            state,
+            behaviour.value,
+            agent.settings.behaviour.discount,
+            reward=agent.settings.behaviour.reward,
+        )
+        return lambda imagined, actions: objective.of(imagined, actions) / behaviour.reward_scale
+
+    return wish_policy(
+        agent.model,
+        (agent.observation_codec, agent.action_codec),
+        wish,
+        probes,
+        planning,
+        own,
+        limits=limits,
+        actor=behaviour.mean_actor,
+        returns=returns,
+        seed=agent.seed,
+        exploration=agent.settings.exploration,
+    )
+
+
+def _narrowed(spec: ActionSpec, codec: ActionCodec, limits: gym.spaces.Box) -> ActionSpec:
+    """Return ``spec`` within ``limits`` of native actions.
+
+    Raises:
+        SettingsError: the actions are choices, or the limits are of another shape or beyond the action space.
+    """
+    space = codec.space
+    if codec.discrete or not isinstance(space, gym.spaces.Box):
+        raise SettingsError(f"Limits are for actions that are quantities, not for {space}.")
+    if limits.shape != space.shape:
+        raise SettingsError(f"Limits of the shape {limits.shape} do not fit actions of the shape {space.shape}.")
+    if (limits.low < space.low).any() or (limits.high > space.high).any() or (limits.low > limits.high).any():
+        raise SettingsError(f"The limits {limits} are not within the action space {space}.")
+    sides = codec.encode(np.stack([limits.low, limits.high])).astype(np.float32)
+    low, high = (torch.as_tensor(np.tile(side, spec.block), device=spec.device) for side in sides)
+    return spec.within(low, high)

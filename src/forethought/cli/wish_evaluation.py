@@ -1,0 +1,107 @@
+"""``forethought evaluate --objective``: a trained model acts on a wish that it was never trained for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from ..core.errors import SettingsError
+from .console import print_table
+from .options import names
+
+if TYPE_CHECKING:
+    from ..agents.wish import Wish
+    from ..evaluations.nominal import WorldModel
+    from ..evaluations.wishing import WishRow
+    from .evaluate import EvaluateOptions
+
+EPISODES = 10
+
+
+def evaluate_objective(options: EvaluateOptions, source: Path) -> int:
+    """Print how well the run ``source`` fulfils the wish of ``options``, and write it into the run's folder."""
+    import torch
+
+    from ..agents.wish import Wish
+    from ..envs import make_env
+    from ..evaluations.action_limits import action_limits
+    from ..evaluations.nominal import world_model_of
+    from ..evaluations.wish_probes import wish_probes
+    from ..evaluations.wishing import evaluate_wish
+
+    if not source.is_dir():
+        raise SettingsError(f"{source} is not a run folder, from whose experience probes could be fitted.")
+    if options.render is not None:
+        raise SettingsError("--render does not go with --objective; film it with --video wish.mp4.")
+    assert options.objective is not None
+    wish = Wish.parse(options.objective)
+    torch.set_num_threads(1)
+    world = world_model_of(source)
+    task = options.task or world.task
+    if task is None:
+        raise SettingsError(f"{source} does not know where its episodes were recorded; say it: --task NAME.")
+    env = make_env(task, **world.env)
+    try:
+        limits = None if options.limits is None else action_limits(env, options.limits)
+        probes = wish_probes(source, wish.quantities, on_progress=_tell) if wish.quantities else {}
+        acting = _acting(options, world, wish, probes, limits, env)
+    finally:
+        env.close()
+
+    def tell(row: WishRow) -> None:
+        _tell(f"{row.name}: {row}")
+
+    table = evaluate_wish(
+        acting,
+        task,
+        wish,
+        options.episodes or EPISODES,
+        options.seed or 0,
+        limits=options.limits or "",
+        env=world.env,
+        on_row=tell,
+        video=options.video,
+    )
+    print_table(table.table())
+    print(f"Kept in {table.save(source / 'wishes')}.")
+    return 0
+
+
+def _acting(
+    options: EvaluateOptions,
+    world: WorldModel,
+    wish: Wish,
+    probes: Any,
+    limits: gym.spaces.Box | None,
+    env: gym.Env[Any, Any],
+) -> dict[str, Any]:
+    """Return the ways to act on a wish by name, and beside them that which knows nothing of it."""
+    from ..agents import make_agent
+    from ..agents.wish_policy import WISH_PLANNING, wish_policy
+    from ..envs import ActionCodec, ObservationCodec
+    from ..evaluations.planner_table import bare_policy
+    from ..planners import ActionSpec
+
+    planners: list[str | None] = [None] if options.planners is None else [*names(options.planners, "--planners")]
+    changes: dict[str, Any] = {} if options.horizon is None else {"horizon": options.horizon}
+    if options.planners is not None:
+        changes["budget"] = int(options.budget)
+    acting: dict[str, Any] = {}
+    if (agent := world.agent) is not None:
+        for planner in planners:
+            name = planner or WISH_PLANNING.planner_for(agent.spec)
+            acting[name] = agent.planning_for(wish, probes, planner, limits, **changes)
+        return acting | {"bare actor, not asked": bare_policy(agent)}
+    codecs = ObservationCodec(env.observation_space), ActionCodec(env.action_space)
+    spec = ActionSpec.from_space(codecs[1].planning_space)
+    for planner in planners:
+        planning = WISH_PLANNING.replace(planner=planner or WISH_PLANNING.planner_for(spec), **changes)
+        acting[planning.planner] = wish_policy(world.model, codecs, wish, probes, planning, limits=limits)
+    return acting | {"random": make_agent("random", env)}
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
