@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .surprise import SurpriseSettings as SurpriseSettings
     from .surprise_wrappers import SurpriseWrapper as SurpriseWrapper
     from .surprise_wrappers import VectorSurpriseWrapper as VectorSurpriseWrapper
+    from .wish import Wish as Wish
+    from .wish import effort as effort
+    from .wish import quantity as quantity
+    from .wish import reward as reward
 
 _HOME = {
     "Behaviour": "behaviour",
@@ -39,9 +43,13 @@ _HOME = {
     "SurpriseSettings": "surprise",
     "SurpriseWrapper": "surprise_wrappers",
     "VectorSurpriseWrapper": "surprise_wrappers",
+    "Wish": "wish",
     "available_agents": "registry",
+    "effort": "wish",
     "make_agent": "registry",
+    "quantity": "wish",
     "register_agent": "registry",
+    "reward": "wish",
 }
 
 __all__ = list(_HOME)

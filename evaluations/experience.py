@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -50,13 +51,8 @@ def relived(folder: str | os.PathLike[str]) -> list[RecordedEpisode]:
         if state_of(env) is None:
             raise SettingsError(f"{settings.task} does not tell its state, so that nothing can be measured in it.")
         codecs = ObservationCodec(env.observation_space), ActionCodec(env.action_space)
-        agent = checkpoint.documents["agent"]
-        environments = int(agent["settings"]["num_envs"])
-        store = _store(checkpoint, codecs, environments)
-        begun = _Begun(derive_seed(int(agent["seed"]), "environments", 0), [0] * environments)
+        store, begun = _kept(checkpoint, codecs, run.folder)
         found = [_repeat(env, codecs, store.episode(number), begun) for number in range(store.episodes)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"The last checkpoint of {folder} holds no experience: {error!r}.") from error
     finally:
         env.close()
     episodes = [episode for episode in found if episode is not None]
@@ -86,13 +82,20 @@ class _Begun:
             yield from ((environment, number + skipped) for environment, number in enumerate(self.following))
 
 
-def _store(checkpoint: Checkpoint, codecs: tuple[ObservationCodec, ActionCodec], environments: int) -> EpisodeStore:
-    """Return the store that a checkpoint holds."""
-    training = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])
-    store = EpisodeStore(codecs[0].shape, codecs[1].dims, environments)
-    parts = [{name: tensor.numpy() for name, tensor in segment.tensors.items()} for segment in checkpoint.segments]
-    store.restore(parts, {name: tensor.numpy() for name, tensor in training["store"].items()})
-    return store
+def _kept(
+    checkpoint: Checkpoint, codecs: tuple[ObservationCodec, ActionCodec], folder: Path
+) -> tuple[EpisodeStore, _Begun]:
+    """Return the experience that a checkpoint holds, and what is known of its episodes' seeds."""
+    try:
+        agent = checkpoint.documents["agent"]
+        environments = int(agent["settings"]["num_envs"])
+        training = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])
+        store = EpisodeStore(codecs[0].shape, codecs[1].dims, environments)
+        parts = [{name: tensor.numpy() for name, tensor in segment.tensors.items()} for segment in checkpoint.segments]
+        store.restore(parts, {name: tensor.numpy() for name, tensor in training["store"].items()})
+        return store, _Begun(derive_seed(int(agent["seed"]), "environments", 0), [0] * environments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"The last checkpoint of {folder} holds no experience: {error!r}.") from error
 
 
 def _repeat(

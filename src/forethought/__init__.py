@@ -28,6 +28,7 @@ _HOME = {
     "Controller": "agents",
     "SurpriseMonitor": "agents",
     "make_agent": "agents",
+    "quantity": "agents",
     "available_agents": "agents",
     "register_agent": "agents",
     "evaluate": "evaluations",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .agents import SurpriseMonitor as SurpriseMonitor
     from .agents import available_agents as available_agents
     from .agents import make_agent as make_agent
+    from .agents import quantity as quantity
     from .agents import register_agent as register_agent
     from .envs import EpisodeStore as EpisodeStore
     from .envs import available_tasks as available_tasks
