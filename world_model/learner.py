@@ -59,12 +59,12 @@ class Learner:
 
     @contextmanager
     def _own_chance(self) -> Iterator[None]:
-        """Lend torch's global generators, on which dropout draws, a state of our own, where there is any dropout."""
-        if not self.model.drops:
+        """Lend torch's global generators, on which dropout and jitter draw, a state of our own, where there are any."""
+        if not self.model.draws:
             yield
             return
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             seed = int(torch.randint(2**62, (), generator=self.optimization.generator))
-            torch.manual_seed(derive_seed(seed, self._ranks.rank) if self._ranks.rank else seed)  # each drops its own
+            torch.manual_seed(derive_seed(seed, self._ranks.rank) if self._ranks.rank else seed)  # each draws its own
             yield

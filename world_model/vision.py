@@ -50,6 +50,10 @@ class VisionSettings(Settings):
     """What the encoder sees: how images differ from the mean of those that were seen, scaled to unit spread; or images
     scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
 
+    jitter: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """How much light and colours vary while learning, anew in every image: brightness by up to this share, hues by up
+    to this share of half a turn. They cannot be predicted, so that latents learn to leave them out."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for whole, part in (("image_size", "patch_size"), ("width", "heads")):
@@ -123,6 +127,25 @@ class MeanImageNormalizer(RunningNormalizer):
     def forward(self, images: Tensor) -> Tensor:
         """Return (..., height, width, 3) float32."""
         return super().forward(images.float() / 255)
+
+
+def jittered(images: Tensor, amount: float) -> Tensor:
+    """Return ``images`` (..., height, width, 3) in float32, each in another light, drawn from torch's generator.
+
+    Args:
+        images: from 0 to 255, as the result is.
+        amount: brightness changes by up to this share, and every hue turns by up to this share of half a turn.
+    """
+    light, turn = (amount * (2 * torch.rand(images.shape[:-3], device=images.device) - 1) for _ in range(2))
+    angle = (torch.pi * turn)[..., None, None]
+    axis = torch.full((3,), 3**-0.5, device=images.device)
+    across = torch.linalg.cross(torch.eye(3, device=images.device), axis.expand(3, 3))
+    along = torch.outer(axis, axis)
+    turned = angle.cos() * (torch.eye(3, device=images.device) - along) + angle.sin() * across + along
+    matrix = (1 + light)[..., None, None] * turned  # rotates colours about the axis of greys
+    with torch.autocast(images.device.type, enabled=False):  # half precision has not enough digits for 255 levels
+        changed = images.float().flatten(-3, -2) @ matrix
+    return changed.clamp(0, 255).view(images.shape)
 
 
 def image_normalizer(settings: VisionSettings) -> ImageNetNormalizer | MeanImageNormalizer:
