@@ -54,15 +54,15 @@ class Surprise:
         begins: (B,) bool, whether an alarm begins here: it is alarmed, and the 10 steps before were not.
         channels: levels (B,) by channel, NaN where it cannot tell: -log10 of how rare its score is in usual steps,
             divided by its share of the false alarms. See :data:`CHANNELS`.
-        disagreement: (B,) between the members of an ensemble, where the model is one. It is high where the model has
-            never been; a high score where it is low is of something that should be impossible.
+        novel: (B,) bool, whether the model's ensemble disagrees as it hardly ever does in usual steps, ``None`` without
+            one. Then the model has never seen the like; an alarm elsewhere is of something that should be impossible.
     """
 
     score: Tensor
     alarm: Tensor
     begins: Tensor
     channels: dict[str, Tensor]
-    disagreement: Tensor | None = None
+    novel: Tensor | None = None
 
     def cause(self, index: int = 0) -> str:
         """Return the channel that is surprised most in environment ``index``, or "nothing"."""
@@ -202,7 +202,11 @@ class SurpriseMonitor:
         alarm = score > reference.calibration.threshold.level
         quiet = state.quiet.masked_fill(reset, QUIET_STEPS)
         channels = dict(zip(reference.calibration.channels, levels.unbind(1), strict=True))
-        surprise = Surprise(score, alarm, alarm & (quiet >= QUIET_STEPS), channels, step.disagreement)
+        usual_disagreement = reference.calibration.usual_disagreement
+        novel = None
+        if step.disagreement is not None and usual_disagreement is not None:
+            novel = (step.disagreement > usual_disagreement) & ~reset
+        surprise = Surprise(score, alarm, alarm & (quiet >= QUIET_STEPS), channels, novel)
         return surprise, SurpriseState(tracked, (quiet + 1).masked_fill(alarm, 0))
 
     # Whole episodes.

@@ -29,6 +29,8 @@ LEAST_EPISODES = 8
 JUDGING_EVERY = 4
 LEAST_FITTED_STEPS = 200
 FITTED_STEPS_PER_DIMENSION = 2
+DOUBTFUL = 0.999
+"""Share of usual steps in which an ensemble disagrees less than where it has never been."""
 LEAST_SCORES = 20
 """Usual scores that a channel needs to be calibrated."""
 
@@ -60,6 +62,8 @@ class Calibration:
         channels: those that are known to it.
         fitted_episodes, fitted_steps: what is usual was learned on these.
         held_episodes, held_steps: the threshold was chosen on these.
+        usual_disagreement: by how much the model's ensemble disagrees in the most doubtful of 1,000 usual steps;
+            nothing for a model without one.
     """
 
     false_alarms_per_1000: float
@@ -69,6 +73,7 @@ class Calibration:
     fitted_steps: int
     held_episodes: int
     held_steps: int
+    usual_disagreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def calibrate(
     _require_finite(episodes)
     _require_enough(model, episodes, false_alarms_per_1000)
     fitted, held = episodes[::2], episodes[1::2]
-    usual = _fit_usual(model, fitted, settings)
+    usual, usual_disagreement = _fit_usual(model, fitted, settings)
     scores = torch.from_numpy(np.concatenate(_scores(model, fitted, usual, settings.window)))
     known = {name: column[column.isfinite()] for name, column in zip(CHANNELS, scores.unbind(1), strict=True)}
     channels = tuple(name for name, column in known.items() if len(column) >= LEAST_SCORES)
@@ -123,19 +128,28 @@ def calibrate(
     ]
     threshold = alarm_threshold(levels, false_alarms_per_1000)
     steps = [sum(lengths_of(model, part)) for part in (fitted, held)]
-    calibration = Calibration(false_alarms_per_1000, threshold, channels, len(fitted), steps[0], len(held), steps[1])
+    calibration = Calibration(
+        false_alarms_per_1000,
+        threshold,
+        channels,
+        *(len(fitted), steps[0], len(held), steps[1]),
+        usual_disagreement,
+    )
     return Reference(calibration, usual, tails.to(model.device))
 
 
 @torch.no_grad()
-def _fit_usual(model: JEPA, episodes: Sequence[RecordedEpisode], settings: SurpriseSettings) -> Usual:
-    """Return what is usual of a model's predictions."""
+def _fit_usual(
+    model: JEPA, episodes: Sequence[RecordedEpisode], settings: SurpriseSettings
+) -> tuple[Usual, float | None]:
+    """Return what is usual of a model's predictions, and how far its ensemble disagrees in doubtful usual steps."""
     state, seed = model.initial(0), settings.seed
     numbers: list[NDArray[np.int64]] = []
     latents: list[Tensor] = []
     before: list[Tensor] = []
     actions: list[Tensor] = []
     errors: list[Tensor] = []
+    disagreements: list[Tensor] = []
     for m in replay(model, episodes):
         state = model.initial(len(m.rows)) if m.step == 0 else _first(state, len(m.rows))
         step = predict(model, state, m.observations, m.actions, m.reset, m.rewards)
@@ -145,6 +159,8 @@ def _fit_usual(model: JEPA, episodes: Sequence[RecordedEpisode], settings: Surpr
             numbers.append(m.rows)
             for parts, part in zip((before, actions, errors), (step.before, step.actions, step.errors), strict=True):
                 parts.append(part)
+            if step.disagreement is not None:
+                disagreements.append(step.disagreement)
     judging = np.arange(len(episodes)) % JUDGING_EVERY == JUDGING_EVERY - 1
     held_out = torch.from_numpy(judging[np.concatenate(numbers)]).to(model.device)
     error_model = ErrorModel(model.latent_dims, model.action_dims, errors[0].shape[1], settings.errors).to(model.device)
@@ -154,7 +170,10 @@ def _fit_usual(model: JEPA, episodes: Sequence[RecordedEpisode], settings: Surpr
         model.latent_dims, settings.directions, torch_generator(seed, "directions"), model.device
     )
     sliding = SlidingSIGReg(directions, settings.latent_window)
-    return Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding)
+    usual = Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding)
+    if not disagreements:
+        return usual, None
+    return usual, float(np.quantile(torch.cat(disagreements).cpu().numpy(), DOUBTFUL))
 
 
 def _first(state: LatentState, count: int) -> LatentState:

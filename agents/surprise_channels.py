@@ -42,7 +42,7 @@ class Predicted:
         effects: (B, a, D), by how much the prediction changes without each of the actions; none where not asked for.
         rewarded: whether the error of the reward is one.
         ends: (B,) how unlikely it was that the episode ended, or went on: -log of its probability; or ``None``.
-        disagreement: (B,) between the members of an ensemble, or ``None``.
+        disagreement: (B,) of the model's ensemble on what would follow, or ``None``.
     """
 
     state: LatentState
@@ -89,7 +89,7 @@ def predict(
     candidates = actions.unsqueeze(1)
     if without is not None:
         candidates = torch.cat([candidates, candidates * without], 1)
-    step = model.step(state, candidates)
+    step = model.step(state, candidates, disagreement=False)
     predicted, latents = step.state.latents, seen.latents
     if blind is not None:
         latents = torch.where((blind & ~reset).unsqueeze(1), predicted[:, 0], latents)
@@ -110,7 +110,7 @@ def predict(
         effects=predicted[:, 1:] - predicted[:, :1],
         rewarded=step.reward is not None and rewards is not None,
         ends=ends,
-        disagreement=None if step.disagreement is None else step.disagreement[:, 0],
+        disagreement=model.disagreement(state.latents, actions),
     )
 
 

@@ -28,6 +28,7 @@ class Reading:
         score: (B,), NaN elsewhere.
         alarm, begins: (B,) bool, false elsewhere.
         channels: (B,) by channel, NaN elsewhere.
+        novel: (B,) bool, false elsewhere; nothing for a model without an ensemble.
     """
 
     judged: Mask
@@ -35,6 +36,7 @@ class Reading:
     alarm: Mask
     begins: Mask
     channels: dict[str, NDArray[np.float32]]
+    novel: Mask | None = None
 
     def info(self, index: int) -> dict[str, Any]:
         """Return what the info of environment ``index`` is told."""
@@ -43,6 +45,7 @@ class Reading:
             "surprise_alarm": bool(self.alarm[index]),
             "surprise_begins": bool(self.begins[index]),
             "surprise_channels": {name: float(levels[index]) for name, levels in self.channels.items()},
+            **({} if self.novel is None else {"surprise_novel": bool(self.novel[index])}),
         }
 
     def infos(self, told: Mask | None = None) -> dict[str, Any]:
@@ -54,6 +57,7 @@ class Reading:
             "surprise_alarm": self.alarm,
             "surprise_begins": self.begins,
             "surprise_channels": channels,
+            **({} if self.novel is None else {"surprise_novel": self.novel}),
         }
         return {**values, **{f"_{name}": told.copy() for name in values}}
 
@@ -63,7 +67,8 @@ class Reading:
         if not np.isfinite(self.score[index]):
             return "a value is not finite"
         cause = max(known, key=known.__getitem__)
-        return f"surprise {self.score[index]:.2f} above {threshold:.2f}, most of all in the channel {cause!r}"
+        where = ", where the model has never been" if self.novel is not None and self.novel[index] else ""
+        return f"surprise {self.score[index]:.2f} above {threshold:.2f}, most of all in the channel {cause!r}{where}"
 
 
 class Watch:
@@ -137,6 +142,7 @@ class Watch:
         score = np.full(count, np.nan, np.float32)
         alarm, begins = np.zeros(count, bool), np.zeros(count, bool)
         names = self._monitor.calibration.channels
+        novel = None if self._monitor.calibration.usual_disagreement is None else np.zeros(count, bool)
         channels = {name: np.full(count, np.nan, np.float32) for name in names}
         rows = np.flatnonzero(judged)
         if len(rows):
@@ -152,11 +158,13 @@ class Watch:
             self._state = self._state.put(index, state)
             score[rows], alarm[rows] = surprise.score.cpu().numpy(), surprise.alarm.cpu().numpy()
             begins[rows] = surprise.begins.cpu().numpy()
+            if novel is not None and surprise.novel is not None:
+                novel[rows] = surprise.novel.cpu().numpy()
             for name, levels in surprise.channels.items():
                 channels[name][rows] = levels.cpu().numpy()
             for row in rows if not reset else ():
                 self._trace[row].append((float(score[row]), bool(alarm[row])))
-        return Reading(judged, score, alarm, begins, channels)
+        return Reading(judged, score, alarm, begins, channels, novel)
 
     def _require_spaces(self) -> None:
         model = self._monitor.model

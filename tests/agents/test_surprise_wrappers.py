@@ -5,11 +5,13 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from forethought.agents import SurpriseMonitor, SurpriseWrapper, VectorSurpriseWrapper
 from forethought.agents.surprise_trace import draw_trace
+from forethought.agents.surprise_watch import Reading
 from forethought.core.errors import SettingsError
 from forethought.envs.adapters import unpack_info
 from forethought.evaluations.video import VideoRecorder
@@ -270,3 +272,46 @@ def test_a_wrapped_environment_is_still_one_of_gymnasium(monitor):
         *_, info = env.step(np.zeros(ACTIONS, np.float32))
     assert info["episode"]["l"] == LENGTH
     assert "surprise" in info
+
+
+class Doubt(torch.nn.Module):
+    """Stands in for an ensemble that knows only the middle of the world."""
+
+    def forward(self, latents, actions):
+        return latents.square().sum(-1)
+
+
+def said(monitor, info):
+    """Return what a monitor would say of the step that ``info`` tells of."""
+    one = np.ones(1, bool)
+    channels = {name: np.array([level]) for name, level in info["surprise_channels"].items()}
+    reading = Reading(one, np.array([info["surprise"]]), one, one, channels, np.array([info["surprise_novel"]]))
+    return reading.sentence(0, monitor.threshold)
+
+
+def test_an_ensemble_tells_what_was_never_seen_from_what_is_impossible(monitor, tmp_path):
+    assert monitor.calibration.usual_disagreement is None
+    doubting = exact_model()
+    doubting.disagreement_head = Doubt()
+    watching = SurpriseMonitor(doubting, monitor.settings)
+    watching.calibrate(record(80), 2.0)
+    loaded = SurpriseMonitor.load(watching.save(tmp_path / "monitor"), doubting)
+    [episode] = record(1, seed=2)
+    infos = replayed(SurpriseWrapper(World(), loaded), episode, seed_of(0, 2), onset=20)
+    assert not any(info["surprise_novel"] for info in infos[:22])
+    assert infos[21]["surprise_alarm"]  # nothing that it has been through leads there
+    assert "where the model has never been" not in said(loaded, infos[21])
+    env = SurpriseWrapper(World(), loaded)
+    env.reset(seed=0)
+    env.unwrapped.jump = np.array([0.0, 9.0, 0.0, 0.0])
+    env.step(np.zeros(ACTIONS))
+    env.unwrapped.jump = np.array([0.0, 9.0, 0.0, 0.0])
+    *_, info = env.step(np.zeros(ACTIONS))
+    assert info["surprise_novel"]  # by then it is far from all that it knows
+    assert said(loaded, info).endswith("where the model has never been")
+    together = VectorSurpriseWrapper(SyncVectorEnv([World, World]), loaded)
+    together.reset(seed=[0, 1])
+    *_, info = together.step(np.zeros((2, ACTIONS), np.float32))
+    assert info["surprise_novel"].tolist() == [False, False]
+    plain = SurpriseWrapper(World(), monitor)
+    assert "surprise_novel" not in replayed(plain, episode, seed_of(0, 2))[-1]
