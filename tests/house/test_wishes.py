@@ -77,6 +77,16 @@ def test_mistakes_get_one_sentence(forethought, balanced, arguments, parts):
     assert forethought("evaluate", balanced, *arguments).is_one_sentence_about(*parts)
 
 
+def test_an_agent_without_a_model_does_what_it_does(forethought, tmp_path):
+    steps = ("--steps", 20, "--evaluations", 1, "--episodes", 1)
+    assert forethought("train", "InvertedPendulum-v5", "--agent", "random", "--out", tmp_path / "run", *steps).code == 0
+    outcome = forethought("evaluate", tmp_path / "run", "--objective", "hinge_angle=0", "--episodes", 2)
+    assert outcome.code == 0, outcome.err
+    assert "random, not asked" in outcome.out
+    refused = forethought("evaluate", tmp_path / "run", "--objective", "hinge_angle=0", "--planners", "icem")
+    assert refused.is_one_sentence_about("--planners", "no world model")
+
+
 def test_a_file_has_no_experience_to_read(forethought, balanced):
     outcome = forethought("evaluate", balanced / "agent.zip", "--objective", "hinge_angle=1", "--task", "Hopper-v5")
     assert outcome.is_one_sentence_about("agent.zip", "not a run folder")

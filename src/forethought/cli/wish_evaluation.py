@@ -1,4 +1,7 @@
-"""``forethought evaluate --objective``: a trained model acts on a wish that it was never trained for."""
+"""``forethought evaluate --objective``: a trained model acts on a wish that it was never trained for.
+
+An agent without a world model cannot be asked; what it does anyway is measured alike, for comparison.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from .options import names
 if TYPE_CHECKING:
     from ..agents.wish import Wish
     from ..evaluations.nominal import WorldModel
+    from ..evaluations.settings import TrainSettings
     from ..evaluations.wishing import WishRow
     from .evaluate import EvaluateOptions
 
@@ -39,17 +43,20 @@ def evaluate_objective(options: EvaluateOptions, source: Path) -> int:
     assert options.objective is not None
     wish = Wish.parse(options.objective)
     torch.set_num_threads(1)
-    world = world_model_of(source)
-    task = options.task or world.task
-    if task is None:
-        raise SettingsError(f"{source} does not know where its episodes were recorded; say it: --task NAME.")
-    env = make_env(task, **world.env)
-    try:
-        limits = None if options.limits is None else action_limits(env, options.limits)
-        probes = wish_probes(source, wish.quantities, on_progress=_tell) if wish.quantities else {}
-        acting = _acting(options, world, wish, probes, limits, env)
-    finally:
-        env.close()
+    if (plain := _plain_agent(source)) is not None:
+        acting, task, arguments = _not_asked(options, *plain)
+    else:
+        world = world_model_of(source)
+        task, arguments = options.task or world.task or "", world.env
+        if not task:
+            raise SettingsError(f"{source} does not know where its episodes were recorded; say it: --task NAME.")
+        env = make_env(task, **arguments)
+        try:
+            limits = None if options.limits is None else action_limits(env, options.limits)
+            probes = wish_probes(source, wish.quantities, on_progress=_tell) if wish.quantities else {}
+            acting = _acting(options, world, wish, probes, limits, env)
+        finally:
+            env.close()
 
     def tell(row: WishRow) -> None:
         _tell(f"{row.name}: {row}")
@@ -61,13 +68,33 @@ def evaluate_objective(options: EvaluateOptions, source: Path) -> int:
         options.episodes or EPISODES,
         options.seed or 0,
         limits=options.limits or "",
-        env=world.env,
+        env=arguments,
         on_row=tell,
         video=options.video,
     )
     print_table(table.table())
     print(f"Kept in {table.save(source / 'wishes')}.")
     return 0
+
+
+def _plain_agent(source: Path) -> tuple[Any, TrainSettings] | None:
+    """Return the agent of a run that has no world model, which cannot be asked for anything, and how it was trained."""
+    from ..core.runs import Run
+    from ..evaluations.pretraining import KIND
+    from ..evaluations.training import load_trained
+
+    if Run.open(source).manifest.get("kind") == KIND:
+        return None
+    agent, settings = load_trained(source)
+    return None if hasattr(agent, "planning_for") else (agent, settings)
+
+
+def _not_asked(options: EvaluateOptions, agent: Any, settings: TrainSettings) -> tuple[dict[str, Any], str, Any]:
+    """Return an agent that does what it does, where, and the environment's arguments."""
+    for name in ("planners", "limits", "horizon"):
+        if getattr(options, name) is not None:
+            raise SettingsError(f"--{name} is for plans, and {settings.agent} has no world model to plan in.")
+    return {f"{settings.agent}, not asked": agent}, options.task or settings.task, {}
 
 
 def _acting(
