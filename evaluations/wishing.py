@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from ..agents.wish import Term, Wish
 from ..core.errors import EnvironmentFault
 from ..core.files import write_json
+from ..core.provenance import describe_process
 from ..core.quantity import Quantity
 from ..envs import make_env
 from ..envs.quantities import Quantities, wrapped
 from ..envs.states import state_of
+from ..planners import Planner
 from .evaluate import Evaluation, evaluate
+from .settings import command_line
 from .statistics import Estimate, estimate, mean, number
 from .tables import Table
 
@@ -36,36 +39,45 @@ class Fulfilment:
     Attributes:
         term: what was asked.
         quantity: with its unit.
-        value: the mean.
-        missed: by how much target or bound was missed on average; nothing for the largest and smallest.
+        value: the mean; nothing where no episode was sound.
+        missed: by how much target or bound was missed on average; nothing for the largest and smallest, too.
     """
 
     term: Term
     quantity: Quantity
-    value: Estimate
+    value: Estimate | None
     missed: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
-        missed = None if self.missed is None else self.missed.to_dict()
-        return {"term": str(self.term), "unit": self.quantity.unit, "value": self.value.to_dict(), "missed": missed}
+        value, missed = (None if one is None else one.to_dict() for one in (self.value, self.missed))
+        return {"term": str(self.term), "unit": self.quantity.unit, "value": value, "missed": missed}
 
 
 @dataclass(frozen=True, eq=False)
 class WishRow:
-    """What one way of acting brought: its name, what became of each quantity, and the episodes' returns."""
+    """What one way of acting brought.
+
+    Attributes:
+        name: of the way.
+        fulfilments: what became of each quantity.
+        evaluation: of the episodes.
+        planning: the planner's settings, as plain data; nothing for what does not plan.
+    """
 
     name: str
     fulfilments: Sequence[Fulfilment]
     evaluation: Evaluation
+    planning: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         terms = [fulfilment.to_dict() for fulfilment in self.fulfilments]
-        return {"name": self.name, "terms": terms, "evaluation": self.evaluation.to_dict()}
+        planning = None if self.planning is None else dict(self.planning)
+        return {"name": self.name, "planning": planning, "terms": terms, "evaluation": self.evaluation.to_dict()}
 
     def __str__(self) -> str:
-        found = [f"{one.quantity.name} {one.value}" for one in self.fulfilments]
+        found = [f"{one.quantity.name} {one.value or 'unknown'}" for one in self.fulfilments]
         return ", ".join([*found, f"return {self.evaluation.interval() or 'unknown'}"])
 
 
@@ -93,7 +105,7 @@ class WishTable:
         heads = []
         for one in self.rows[0].fulfilments:
             heads.append(f"{one.quantity}")
-            heads += [] if one.missed is None else [f"missed {one.term.value:g} by"]
+            heads += [] if one.term.value is None else [f"missed {one.term.value:g} by"]
         within = f", within {self.limits}" if self.limits else ""
         return Table(
             ("acting", *heads, "return", "ms/decision"),
@@ -112,11 +124,11 @@ class WishTable:
         return {**asked, **which, "rows": [row.to_dict() for row in self.rows], "table": self.table().to_dict()}
 
     def save(self, folder: str | Path) -> Path:
-        """Write :meth:`to_dict` as JSON into a folder, named after task and wish, and return the file."""
+        """Write :meth:`to_dict`, with command and versions, as JSON into a folder, named after task and wish; return the file."""
         said = re.sub(r"[^\w.=<>+-]+", "_", f"{self.task}_{self.wish}{'_' if self.limits else ''}{self.limits}")
         path = Path(folder) / f"{said.replace('>=', '-from-').replace('<=', '-to-').replace('=', '-')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict() | {"command": command_line(), "process": describe_process()})
         return path
 
 
@@ -191,15 +203,25 @@ def evaluate_wish(
             def make(render_mode: str | None = None, told: dict[int, list[Array]] = told) -> gym.Env[Any, Any]:
                 return _Watched(make_env(task, render_mode, **arguments), told)
 
-            film = video if video is None or len(acting) == 1 else video.with_stem(f"{video.stem}-{name}")
+            film = video
+            if video is not None and len(acting) > 1:
+                film = video.with_stem(f"{video.stem}-{re.sub('[^a-z0-9_]+', '-', name.lower())}")
             found = evaluate(agent, make, episodes, seed, video=film, **options)
-            row = WishRow(name, _fulfilments(wish, quantities, found, told), found)
+            row = WishRow(name, _fulfilments(wish, quantities, found, told), found, _planning(agent))
             rows.append(row)
             if on_row is not None:
                 on_row(row)
     finally:
         measured.close()
     return WishTable(task, wish, rows, episodes, seed, limits)
+
+
+def _planning(agent: Any) -> dict[str, Any] | None:
+    """Return the settings of the planner by which an agent acts, if it does by one."""
+    planner = getattr(agent, "planner", None)
+    if not isinstance(planner, Planner):
+        return None
+    return {"planner": type(planner).__name__, "horizon": planner.horizon, **planner.settings.to_dict()}
 
 
 def _fulfilments(
@@ -227,7 +249,7 @@ def _fulfilments(
             Fulfilment(
                 term,
                 quantities.all[index],
-                estimate([np.array(values)], mean),
+                estimate([np.array(values)], mean) if values else None,
                 estimate([np.array(missed)], mean) if missed else None,
             )
         )
@@ -251,7 +273,7 @@ def _missed(term: Term, values: Array, angle: bool) -> float:
 def _cells(row: WishRow) -> tuple[str, ...]:
     cells = []
     for one in row.fulfilments:
-        cells.append(str(one.value))
-        cells += [] if one.missed is None else [str(one.missed)]
+        cells.append(str(one.value or "unknown"))
+        cells += [] if one.term.value is None else [str(one.missed or "unknown")]
     faults = f", {row.evaluation.faults} cut" if row.evaluation.faults else ""
     return (row.name, *cells, f"{row.evaluation.interval() or 'unknown'}{faults}", number(row.evaluation.decision_ms))

@@ -235,6 +235,16 @@ def test_an_agent_acts_on_wishes_without_learning_anything():
     assert all(torch.equal(value, before[name]) for name, value in agent.model.state_dict().items())
 
 
+def test_choices_are_planned_for_wishes_too():
+    agent = JEPAAgent("CartPole-v1", model={"latent_dims": 4, "hidden": 16})
+    generator = torch.Generator().manual_seed(0)
+    samples = ProbeSamples(torch.randn(64, 4, generator=generator), torch.randn(64, 1, generator=generator))
+    probe = LinearProbe.fit(samples, samples, [Quantity("pole", "rad")])
+    acting = agent.planning_for(quantity("pole", target=0.0) + effort(), probe, budget=40)
+    actions, _ = acting.predict(np.zeros((3, 4), np.float32), None, np.ones(3, bool))
+    assert set(actions.tolist()) <= {0, 1}
+
+
 def test_terms_read_as_they_are_typed():
     assert str(Term("effort", "effort", weight=0.25)) == "0.25*effort"
     assert str(quantity("x", minimize=True)) == "x=min"

@@ -166,8 +166,16 @@ def test_figures_of_a_wish_are_kept(tmp_path):
     kept = json.loads(table.save(tmp_path).read_text())
     assert (kept["wish"], kept["task"], kept["limits"], kept["episodes"]) == ("hinge_angle>=-0.1", TASK, "0=1", 2)
     assert kept["rows"][0]["terms"][0]["missed"]["value"] == table.rows[0].fulfilments[0].missed.value
+    assert kept["process"]["versions"]["mujoco"]
     with pytest.raises(UnknownNameError):
         evaluate_wish({"rest": Push(0.0)}, TASK, quantity("x_velocity", target=1.0))
+
+
+def test_where_no_episode_is_sound_nothing_is_known():
+    table = evaluate_wish({"mad": Push(np.nan)}, TASK, quantity("hinge_angle", target=0.0), episodes=2)
+    assert table.rows[0].fulfilments[0].value is None
+    assert "unknown" in table.table().to_markdown()
+    assert table.to_dict()["rows"][0]["terms"][0]["missed"] is None
 
 
 def test_limits_are_said_by_actuators():
