@@ -124,7 +124,7 @@ class WishTable:
         return {**asked, **which, "rows": [row.to_dict() for row in self.rows], "table": self.table().to_dict()}
 
     def save(self, folder: str | Path) -> Path:
-        """Write :meth:`to_dict`, with command and versions, as JSON into a folder, named after task and wish; return the file."""
+        """Write :meth:`to_dict`, with command and versions, as JSON named after task and wish; return the file."""
         said = re.sub(r"[^\w.=<>+-]+", "_", f"{self.task}_{self.wish}{'_' if self.limits else ''}{self.limits}")
         path = Path(folder) / f"{said.replace('>=', '-from-').replace('<=', '-to-').replace('=', '-')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
