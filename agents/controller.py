@@ -234,7 +234,7 @@ class Controller:
             actions = self._bounded(actions)
             plan.append(actions)
             if step + 1 < horizon:
-                state = self.model.step(state, actions).state
+                state = self.model.step(state, actions, disagreement=False).state
         return torch.stack(plan, 2)
 
     def _disturb(self, state: ControllerState, actions: Tensor, amount: float) -> Tensor:

@@ -61,7 +61,7 @@ class RewardObjective:
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
-        return self.of(self.model.imagine(self.state, actions), actions)
+        return self.of(self.model.imagine(self.state, actions, self.reward == "disagreement"), actions)
 
     def of(self, imagined: Imagination, actions: Tensor) -> Tensor:
         """Return costs (B, N) of what was imagined from ``state`` for ``actions`` (B, N, H, A)."""
@@ -120,7 +120,7 @@ class GoalObjective:
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
         with ComputeSettings(self.precision).autocast(self.model.device):
-            latents = self.model.imagine(self.state, actions).latents
+            latents = self.model.imagine(self.state, actions, disagreement=False).latents
         latents, goal = latents.float(), self.goal[:, None, None]
         if self.form == "last":
             latents = latents[:, :, -1:]

@@ -34,6 +34,7 @@ class WishObjective:
         wish: what is asked.
         probes: read the wish's quantities, by name.
         returns: minus the return, for a wish that asks for reward.
+        disagreement: whether ``returns`` are made of that of the model's ensemble.
         deviation: latents (..., D) and actions (..., A) to the cost (...) of taking them there, or ``None``.
 
     Raises:
@@ -46,6 +47,7 @@ class WishObjective:
     probes: Mapping[str, Probe]
     returns: Returns | None = None
     deviation: Callable[[Tensor, Tensor], Tensor] | None = None
+    disagreement: bool = False
 
     def __post_init__(self) -> None:
         if missing := [name for name in self.wish.quantities if name not in self.probes]:
@@ -55,7 +57,7 @@ class WishObjective:
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Return costs (B, N), lower is better, of ``actions`` (B, N, H, A)."""
-        imagined = self.model.imagine(self.state, actions)
+        imagined = self.model.imagine(self.state, actions, self.disagreement)
         steps = self._costs(imagined, actions)
         if imagined.continues is not None:
             lasts = imagined.continues.cumprod(2)

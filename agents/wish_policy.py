@@ -42,6 +42,7 @@ def wish_policy(
     limits: gym.spaces.Box | None = None,
     actor: DeterministicActor | CategoricalActor | None = None,
     returns: Callable[[LatentState], Returns] | None = None,
+    disagreement: bool = False,
     seed: int = 0,
     exploration: float = 0.0,
 ) -> PlanningPolicy:
@@ -57,6 +58,7 @@ def wish_policy(
         limits: a box of native actions inside the action space that plans are to stay in.
         actor: proposes plans.
         returns: of a latent state, makes what tells minus the return of imagined plans, in rewards of mean size.
+        disagreement: whether these are made of that of the model's ensemble.
         seed: of predictions that are begun without seeds.
         exploration: how much ``deterministic=False`` disturbs the actions.
 
@@ -81,7 +83,7 @@ def wish_policy(
 
     def objective(state: LatentState) -> WishObjective:
         told = None if returns is None else returns(state)
-        return WishObjective(model, state, wish, known, told, deviation)
+        return WishObjective(model, state, wish, known, told, deviation, disagreement)
 
     controller = Controller(
         model,
@@ -126,6 +128,7 @@ def agents_wish_policy(
         limits=limits,
         actor=behaviour.mean_actor,
         returns=returns,
+        disagreement=wish.needs_reward and agent.settings.behaviour.reward == "disagreement",
         seed=agent.seed,
         exploration=agent.settings.exploration,
     )

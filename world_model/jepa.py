@@ -259,16 +259,19 @@ class JEPA(nn.Module):
             disagreement=self.disagreement(state.latents.expand_as(after.latents), actions) if disagreement else None,
         )
 
-    def imagine(self, state: LatentState, actions: Tensor) -> Imagination:
+    def imagine(self, state: LatentState, actions: Tensor, disagreement: bool = True) -> Imagination:
         """Imagine ``actions`` (B, N, H, A): :meth:`step` repeated, with actions and heads each in one product."""
         state = state.candidates(1)
         latents, features, _ = self.predictor.unroll(state, self.predictor.action_encoder(actions))
-        before = state.latents.unsqueeze(-2).expand_as(latents[:, :, :1])
+        doubts = None
+        if disagreement:
+            before = state.latents.unsqueeze(-2).expand_as(latents[:, :, :1])
+            doubts = self.disagreement(torch.cat([before, latents[:, :, :-1]], 2), actions)
         return Imagination(
             latents,
             rewards=self.reward_head(features) if self.reward_head else None,
             continues=self.continue_head(features) if self.continue_head else None,
-            disagreement=self.disagreement(torch.cat([before, latents[:, :, :-1]], 2), actions),
+            disagreement=doubts,
         )
 
     def disagreement(self, latents: Tensor, actions: Tensor) -> Tensor | None:

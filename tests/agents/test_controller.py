@@ -23,7 +23,7 @@ class ScriptedModel:
     def __init__(self, rewards: list[float], continues: list[float] | None) -> None:
         self.rewards, self.continues, self.reward_head = rewards, continues, object()
 
-    def imagine(self, state, actions):
+    def imagine(self, state, actions, disagreement=True):
         batch, count, horizon, _ = actions.shape
 
         def repeat(values):

@@ -30,7 +30,7 @@ class Plane(torch.nn.Module):
     def observe(self, state, observations, previous_actions, reset):
         return LatentState(observations)
 
-    def imagine(self, state, actions):
+    def imagine(self, state, actions, disagreement=True):
         return Imagination(state.latents[:, None, None] + actions.cumsum(2), None, None, None)
 
 

@@ -38,7 +38,7 @@ class PointWorld(torch.nn.Module):
     def observe(self, state, observations, previous_actions, reset):
         return LatentState(observations)
 
-    def imagine(self, state, actions):
+    def imagine(self, state, actions, disagreement=True):
         latents = state.latents[:, None, None] + 0.1 * actions[..., :2].cumsum(2)
         lasts = None if self.lasts is None else torch.tensor(self.lasts).expand(latents.shape[:3])
         return Imagination(latents, None, lasts, None)
