@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,8 @@ class WishTable:
     def table(self) -> Table:
         """Return the figures as text."""
         heads = []
-        for one in self.rows[0].fulfilments:
-            heads.append(f"{one.quantity}")
+        for one, fresh in _columns(self.rows[0]):
+            heads += [f"{one.quantity}"] if fresh else []
             heads += [] if one.term.value is None else [f"missed {one.term.value:g} by"]
         within = f", within {self.limits}" if self.limits else ""
         return Table(
@@ -270,10 +270,18 @@ def _missed(term: Term, values: Array, angle: bool) -> float:
     return float(np.abs(away).mean())
 
 
+def _columns(row: WishRow) -> Iterator[tuple[Fulfilment, bool]]:
+    """Yield what became of each term, and whether its quantity has not been told of yet."""
+    told: set[str] = set()
+    for one in row.fulfilments:
+        yield one, one.quantity.name not in told
+        told.add(one.quantity.name)
+
+
 def _cells(row: WishRow) -> tuple[str, ...]:
     cells = []
-    for one in row.fulfilments:
-        cells.append(str(one.value or "unknown"))
+    for one, fresh in _columns(row):
+        cells += [str(one.value or "unknown")] if fresh else []
         cells += [] if one.term.value is None else [str(one.missed or "unknown")]
     faults = f", {row.evaluation.faults} cut" if row.evaluation.faults else ""
     return (row.name, *cells, f"{row.evaluation.interval() or 'unknown'}{faults}", number(row.evaluation.decision_ms))
