@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ForethoughtError, RunFolderError
+from ..agents.registry import agents
+from ..core.errors import ForethoughtError, RunFolderError, SettingsError
 from ..core.files import damage_reported
 from ..core.runs import Run, Status
 from .settings import TrainSettings, settings_of
@@ -54,9 +55,19 @@ class RunResult:
 
     @property
     def agent_settings(self) -> dict[str, Any]:
-        """All settings that the agent worked with, defaults included where the run has noted them."""
+        """All settings that the agent worked with, defaults included where the run has noted them.
+
+        Settings that the run is too old to know have their defaults, as when such a run goes on: otherwise each new
+        setting would make another agent of all that were measured before.
+        """
         noted: dict[str, Any] = self.manifest.get("agent_settings", self.settings.agent_settings)
-        return noted
+        if "agent_settings" not in self.manifest or self.settings.agent not in agents:
+            return noted
+        known = getattr(agents.get(self.settings.agent), "Settings", None)
+        try:
+            return noted if known is None else dict(known.from_dict(noted).to_dict())
+        except SettingsError:  # settings that there are no more
+            return noted
 
     @property
     def variant(self) -> str:

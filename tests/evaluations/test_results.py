@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from forethought.agents import JEPAAgentSettings
 from forethought.core.errors import RunFolderError
 from forethought.core.runs import Run
 from forethought.evaluations.results import read_results, read_run
@@ -169,6 +170,21 @@ def test_settings_asked_for_and_the_same_by_default_are_one_agent(make_run, tmp_
             run.note(agent_settings={"horizon": 3})
             run.set_status("finished")
     assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
+
+
+def test_a_setting_that_a_run_is_too_old_to_know_has_its_default(make_run, tmp_path):
+    whole = JEPAAgentSettings().to_dict()
+    older = {**whole, "behaviour": {name: value for name, value in whole["behaviour"].items() if name != "reward"}}
+    other = {**whole, "behaviour": whole["behaviour"] | {"reward": "disagreement"}}
+    other["model"] = whole["model"] | {"ensemble": 5}
+    for seed, noted in enumerate((older, whole, other)):
+        with Run.open(make_run("jepa", seed)) as run:
+            run.note(agent_settings=noted)
+            run.set_status("finished")
+    labels = [cell.label for cell in summary_of(tmp_path).tasks[0].cells]
+    seeking, usual = sorted(labels)
+    assert "behaviour.reward=disagreement" in seeking
+    assert "behaviour.reward=task" in usual
 
 
 def test_the_first_agent_is_compared_with_each_other_one(make_run, tmp_path):
