@@ -146,16 +146,16 @@ class Watch:
         channels = {name: np.full(count, np.nan, np.float32) for name in names}
         rows = np.flatnonzero(judged)
         if len(rows):
-            index = torch.from_numpy(rows).to(device)
+            index = None if len(rows) == count else torch.from_numpy(rows).to(device)  # to pick out all takes its time
             surprise, state = self._monitor.observe(
-                self._state.select(index),
+                self._state if index is None else self._state.select(index),
                 torch.from_numpy(observations[rows]).to(device),
                 torch.from_numpy(self._actions[rows].reshape(len(rows), -1)).to(device),
                 torch.full((len(rows),), reset, device=device),
                 torch.from_numpy(self._rewards[rows]).to(device),
                 torch.from_numpy(terminated[rows]).to(device),
             )
-            self._state = self._state.put(index, state)
+            self._state = state if index is None else self._state.put(index, state)
             score[rows], alarm[rows] = surprise.score.cpu().numpy(), surprise.alarm.cpu().numpy()
             begins[rows] = surprise.begins.cpu().numpy()
             if novel is not None and surprise.novel is not None:
