@@ -8,11 +8,13 @@ asked for, and not more.
 
 from __future__ import annotations
 
+import copy
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from ..core.errors import SettingsError
 from ..envs.recording import RecordedEpisode
-from ..world_model import JEPA
+from ..world_model import JEPA, ComputeSettings
 from ..world_model.surprise import QUIET_STEPS
 from .surprise_calibration import Calibration as Calibration
 from .surprise_calibration import (
@@ -126,6 +128,8 @@ class SurpriseMonitor:
         self.model, self.settings = model.eval(), settings or SurpriseSettings()
         self.reference: Reference | None = None
         self._without = without_each(model)
+        self._compiled: Callable[..., Any] | None = None
+        self._compiled_for = 0
 
     @property
     def calibration(self) -> Calibration:
@@ -145,6 +149,16 @@ class SurpriseMonitor:
         """
         return self.calibration.threshold.level
 
+    def compiled(self, batch: int) -> Self:
+        """Return a monitor that says the same of ``batch`` environments at a time, in less time.
+
+        It is compiled by torch at the first step, which takes about half a minute and needs a C++ compiler; without one
+        there is a warning, and nothing is gained. It shares this one's model and reference.
+        """
+        monitor = copy.copy(self)
+        monitor._compiled, monitor._compiled_for = ComputeSettings(compile=True).compiled(self._measure), batch
+        return monitor
+
     # Step by step.
 
     def begin(self, batch: int) -> SurpriseState:
@@ -153,7 +167,7 @@ class SurpriseMonitor:
         Raises:
             SettingsError: the monitor is not calibrated.
         """
-        tracked = Tracked.nowhere(self.model, self._reference().usual, batch, self.settings.window)
+        tracked = Tracked.nowhere(self.model, self._reference().usual, batch)
         return SurpriseState(tracked, torch.full((batch,), QUIET_STEPS, device=self.model.device))
 
     @torch.inference_mode()
@@ -187,27 +201,47 @@ class SurpriseMonitor:
         """
         reference = self._reference()
         self._require_shapes(observations, actions)
-        finite, blind = _finite(observations, actions, reset, rewards), None
-        if not finite.all():
+        finite = blind = None
+        if not _all_finite(observations, actions, rewards):
+            finite = _finite(observations, actions, reset, rewards)
             blind = ~observations.flatten(1).isfinite().all(1)
             observations = observations.nan_to_num(0, 0, 0) if observations.is_floating_point() else observations
             actions = actions.nan_to_num(0, 0, 0)
             rewards = None if rewards is None else rewards.nan_to_num(0, 0, 0)
-        step = predict(
-            self.model, state.tracked.latent, observations, actions, reset, rewards, terminated, self._without, blind
-        )
-        scores, tracked = compare(step, state.tracked, reference.usual, reset)
-        levels = reference.tails(calibrated_columns(scores, reference.calibration.channels))
-        score = highest(levels).masked_fill(~finite, torch.inf)
+        given = state.tracked, observations, actions, reset, rewards, terminated, blind
+        whole = rewards is not None and terminated is not None and blind is None
+        compiled = self._compiled if whole and len(observations) == self._compiled_for else None
+        levels, score, disagreement, tracked = (compiled or self._measure)(*given)
+        if finite is not None:
+            score = score.masked_fill(~finite, torch.inf)
         alarm = score > reference.calibration.threshold.level
         quiet = state.quiet.masked_fill(reset, QUIET_STEPS)
         channels = dict(zip(reference.calibration.channels, levels.unbind(1), strict=True))
         usual_disagreement = reference.calibration.usual_disagreement
         novel = None
-        if step.disagreement is not None and usual_disagreement is not None:
-            novel = (step.disagreement > usual_disagreement) & ~reset
+        if disagreement is not None and usual_disagreement is not None:
+            novel = (disagreement > usual_disagreement) & ~reset
         surprise = Surprise(score, alarm, alarm & (quiet >= QUIET_STEPS), channels, novel)
         return surprise, SurpriseState(tracked, (quiet + 1).masked_fill(alarm, 0))
+
+    def _measure(
+        self,
+        tracked: Tracked,
+        observations: Tensor,
+        actions: Tensor,
+        reset: Tensor,
+        rewards: Tensor | None,
+        terminated: Tensor | None,
+        blind: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tracked]:
+        """Return levels (B, K), scores (B,), the ensemble's disagreement (B,) and the environments after the step."""
+        reference = self._reference()
+        step = predict(
+            self.model, tracked.latent, observations, actions, reset, rewards, terminated, self._without, blind
+        )
+        scores, tracked = compare(step, tracked, reference.usual, reset)
+        levels = reference.tails(calibrated_columns(scores, reference.calibration.channels))
+        return levels, highest(levels), step.disagreement, tracked
 
     # Whole episodes.
 
@@ -305,12 +339,15 @@ class SurpriseMonitor:
                 )
 
 
+def _all_finite(*tensors: Tensor | None) -> bool:
+    """Return whether all is finite, by sums; of what is large they overflow, and it is looked at again."""
+    floating = (tensor for tensor in tensors if tensor is not None and tensor.is_floating_point())
+    return all(math.isfinite(tensor.sum().item()) for tensor in floating)
+
+
 def _finite(observations: Tensor, actions: Tensor, reset: Tensor, rewards: Tensor | None) -> Tensor:
-    """Return where (B,) all that is of consequence is finite: zero times it is zero."""
-    actions = actions.masked_fill(reset.unsqueeze(1), 0)
-    zero = 0 * actions.sum(1)
-    if observations.is_floating_point():
-        zero = zero + 0 * observations.flatten(1).sum(1)
+    """Return where (B,) all that is of consequence is finite."""
+    led = actions.isfinite().all(1)
     if rewards is not None:
-        zero = zero + 0 * rewards.masked_fill(reset, 0)
-    return zero == 0
+        led &= rewards.isfinite()
+    return observations.flatten(1).isfinite().all(1) & (led | reset)

@@ -118,13 +118,13 @@ def calibrate(
     _require_enough(model, episodes, false_alarms_per_1000)
     fitted, held = episodes[::2], episodes[1::2]
     usual, usual_disagreement = _fit_usual(model, fitted, settings)
-    scores = torch.from_numpy(np.concatenate(_scores(model, fitted, usual, settings.window)))
+    scores = torch.from_numpy(np.concatenate(_scores(model, fitted, usual)))
     known = {name: column[column.isfinite()] for name, column in zip(CHANNELS, scores.unbind(1), strict=True)}
     channels = tuple(name for name, column in known.items() if len(column) >= LEAST_SCORES)
     tails = Tails.fit([known[name] for name in channels], [SHARES.get(name, 1.0) for name in channels])
     levels = [
         highest(tails(calibrated_columns(torch.from_numpy(episode), channels))).numpy()
-        for episode in _scores(model, held, usual, settings.window)
+        for episode in _scores(model, held, usual)
     ]
     threshold = alarm_threshold(levels, false_alarms_per_1000)
     steps = [sum(lengths_of(model, part)) for part in (fitted, held)]
@@ -170,7 +170,7 @@ def _fit_usual(
         model.latent_dims, settings.directions, torch_generator(seed, "directions"), model.device
     )
     sliding = SlidingSIGReg(directions, settings.latent_window)
-    usual = Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding)
+    usual = Usual(error_model.eval(), Whitening.fit(torch.cat(latents)), sliding, settings.window)
     if not disagreements:
         return usual, None
     return usual, float(np.quantile(torch.cat(disagreements).cpu().numpy(), DOUBTFUL))
@@ -181,16 +181,16 @@ def _first(state: LatentState, count: int) -> LatentState:
 
 
 @torch.no_grad()
-def _scores(model: JEPA, episodes: Sequence[RecordedEpisode], usual: Usual, span: int) -> list[NDArray[np.float32]]:
+def _scores(model: JEPA, episodes: Sequence[RecordedEpisode], usual: Usual) -> list[NDArray[np.float32]]:
     """Return the scores (T, C) of each episode's steps in all channels."""
     without = without_each(model)
 
     def found() -> Iterator[tuple[Moment, dict[str, Tensor]]]:
-        tracked = Tracked.nowhere(model, usual, 0, span)
+        tracked = Tracked.nowhere(model, usual, 0)
         for m in replay(model, episodes):
             count = len(m.rows)
             if m.step == 0:
-                tracked = Tracked.nowhere(model, usual, count, span)
+                tracked = Tracked.nowhere(model, usual, count)
             elif len(tracked.age) != count:
                 tracked = tracked.select(torch.arange(count, device=model.device))
             step = predict(model, tracked.latent, m.observations, m.actions, m.reset, m.rewards, m.terminated, without)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,10 +24,11 @@ CHANNELS = {
 """What each channel is surprised at."""
 SHARES = {"step": 10.0, "window": 3.0, "actions": 3.0}
 """Of the false alarms, in proportion: 1 for all other channels. Half is for what happens at a single step."""
-TINY = 1e-12
-SMALL_PROBABILITY = 1e-6
 SMALL_SHIFT = 1e-3
 """An action that shifted residuals by less (a sum of squares) explains nothing."""
+SMALL_PROBABILITY = 1e-6
+FLOORS = {"step": 1e-12, "actions": SMALL_SHIFT, "reward": 1e-12, "continue": SMALL_PROBABILITY, "distribution": 0.0}
+"""What is added to a score before its logarithm is taken; that of the window is a mean of logarithms."""
 LEAST_SIZE = 0.5
 """Mean square below which a step's residual counts no more for being smaller."""
 
@@ -122,11 +124,24 @@ class Usual:
         errors: of what was predicted.
         latents: whitening of the latents themselves.
         distribution: the statistic of the last whitened latents.
+        span: W, steps of the windows that scores are taken over.
     """
 
     errors: ErrorModel
     latents: Whitening
     distribution: SlidingSIGReg
+    span: int
+
+    @cached_property
+    def floors(self) -> Tensor:
+        """The values of :data:`FLOORS`."""
+        return self.latents.mean.new_tensor(list(FLOORS.values()))
+
+    @cached_property
+    def first_steps(self) -> Tensor:
+        """The step of an episode (C,) from which on each of all channels can tell."""
+        late = {"window": self.span, "distribution": self.distribution.samples - 1}
+        return torch.tensor([late.get(name, 1) for name in CHANNELS], device=self.latents.mean.device)
 
 
 @dataclass(frozen=True)
@@ -149,14 +164,14 @@ class Tracked:
     waves: Tensor
 
     @classmethod
-    def nowhere(cls, model: JEPA, usual: Usual, batch: int, span: int) -> Tracked:
-        """Return environments of which nothing was observed, with windows of ``span`` steps."""
+    def nowhere(cls, model: JEPA, usual: Usual, batch: int) -> Tracked:
+        """Return environments of which nothing was observed."""
         device, each = model.device, model.action_dims // model.settings.block
         return cls(
             model.initial(batch),
             torch.full((batch,), -1, device=device),
-            torch.zeros(batch, span, device=device),
-            torch.zeros(batch, span, 2, each, device=device),
+            torch.zeros(batch, usual.span, device=device),
+            torch.zeros(batch, usual.span, 2, each, device=device),
             *usual.distribution.empty(batch),
         )
 
@@ -176,34 +191,32 @@ class Tracked:
 
 def compare(step: Predicted, before: Tracked, usual: Usual, reset: Tensor) -> tuple[Tensor, Tracked]:
     """Return the scores (B, C) of all :data:`CHANNELS`, NaN where there are none, and the environments after it."""
-    dims, span = step.before.shape[1], before.sizes.shape[1]
+    dims = step.before.shape[1]
     age = (before.age + 1).masked_fill(reset, 0)
-    begins = age == 0
-    nothing_yet = begins[:, None, None, None]
     expected = usual.errors(step.before, step.actions)
     residuals = usual.errors.residuals(step.errors, expected)
     observed = residuals[:, :dims]
     square = observed.square().mean(1)
     latents = usual.latents(step.state.latents)
     gain = _gains(usual.errors.shifts(step.effects, expected), observed, square)
-    sizes = torch.cat([before.sizes[:, 1:], (square + TINY).log().unsqueeze(1)], 1)
-    gains = torch.cat([before.gains[:, 1:], gain.unsqueeze(1)], 1).masked_fill(nothing_yet, 0)
-    waves = before.waves.masked_fill(nothing_yet, 0)
+    gains, waves = torch.cat([before.gains[:, 1:], gain.unsqueeze(1)], 1), before.waves
+    begins = age == 0
+    if torch.compiler.is_compiling() or begins.any():  # compiled, it costs nothing
+        gains, waves = (tensor.masked_fill(begins[:, None, None, None], 0) for tensor in (gains, waves))
     projected, waves = usual.distribution.push(before.projected, waves, latents, age >= usual.distribution.samples)
-    nothing = torch.full_like(square, torch.nan)
-    scores = torch.stack(
-        [
-            sizes[:, -1],
-            torch.where(age >= span, sizes.mean(1), torch.nan),
-            _explained_by_one_action(gains),
-            (residuals[:, dims].square() + TINY).log() if step.rewarded else nothing,
-            nothing if step.ends is None else (step.ends + SMALL_PROBABILITY).log(),
-            torch.where(age + 1 >= usual.distribution.samples, usual.distribution.statistic(waves).log(), torch.nan),
-        ],
-        1,
-    )
-    scores = scores.masked_fill(begins.unsqueeze(1), torch.nan)
-    return scores, Tracked(step.state, age, sizes, gains, projected, waves)
+    unknown = square if step.rewarded and step.ends is not None else torch.full_like(square, torch.nan)
+    sizes = [
+        square,
+        _explained_by_one_action(gains),
+        residuals[:, dims].square() if step.rewarded else unknown,
+        unknown if step.ends is None else step.ends,
+        usual.distribution.statistic(waves),
+    ]
+    scores = (torch.stack(sizes, 1) + usual.floors).log()
+    recent = torch.cat([before.sizes[:, 1:], scores[:, :1]], 1)
+    scores = torch.cat([scores[:, :1], recent.mean(1, keepdim=True), scores[:, 1:]], 1)
+    scores = torch.where(age.unsqueeze(1) >= usual.first_steps, scores, torch.nan)
+    return scores, Tracked(step.state, age, recent, gains, projected, waves)
 
 
 def _gains(shifts: Tensor, observed: Tensor, square: Tensor) -> Tensor:
@@ -216,9 +229,9 @@ def _gains(shifts: Tensor, observed: Tensor, square: Tensor) -> Tensor:
 
 
 def _explained_by_one_action(gains: Tensor) -> Tensor:
-    """Return (B,) the logarithm of how much better the last steps are explained by another gain of one action.
+    """Return (B,) how much better the last steps are explained by another gain of one action.
 
     It is the generalised likelihood ratio of the gain that fits best: of an actuator that is weak, dead or reversed.
     """
     along, square = gains.sum(1).unbind(1)
-    return (along.square() / (square + SMALL_SHIFT)).amax(1).add(SMALL_SHIFT).log()
+    return (along.square() / (square + SMALL_SHIFT)).amax(1)

@@ -78,7 +78,8 @@ def load_reference(path: str | os.PathLike[str], model: JEPA) -> tuple[Reference
         errors = ErrorModel(model.latent_dims, model.action_dims, int(document["error_dims"]), settings.errors)
         errors.to(model.device).load_state_dict(tensors["errors"])
         sliding = SlidingSIGReg(tensors["distribution"]["directions"], settings.latent_window)
-        usual = Usual(errors.requires_grad_(False).eval(), Whitening(**tensors["latents"]), sliding)
+        errors.requires_grad_(False).eval()
+        usual = Usual(errors, Whitening(**tensors["latents"]), sliding, settings.window)
         return Reference(_calibration(document["calibration"]), usual, Tails(**tensors["tails"])), settings
 
 

@@ -89,7 +89,7 @@ class Watch:
         self, monitor: SurpriseMonitor, observation_space: gym.Space[Any], action_space: gym.Space[Any], num_envs: int
     ) -> None:
         self.observation_codec, self.action_codec = ObservationCodec(observation_space), ActionCodec(action_space)
-        self._monitor, self._block = monitor, monitor.model.settings.block
+        self._monitor, self._block, self._device = monitor, monitor.model.settings.block, monitor.model.device
         self._require_spaces()
         self._state = monitor.begin(num_envs)
         self._taken = np.zeros(num_envs, np.int64)
@@ -138,33 +138,44 @@ class Watch:
         return draw_trace(picture, list(self._trace[index]), self._monitor.threshold)
 
     def _judge(self, judged: Mask, observations: NDArray[Any], terminated: Mask, reset: bool) -> Reading:
-        count, device = len(judged), self._monitor.model.device
-        score = np.full(count, np.nan, np.float32)
-        alarm, begins = np.zeros(count, bool), np.zeros(count, bool)
-        names = self._monitor.calibration.channels
-        novel = None if self._monitor.calibration.usual_disagreement is None else np.zeros(count, bool)
-        channels = {name: np.full(count, np.nan, np.float32) for name in names}
-        rows = np.flatnonzero(judged)
-        if len(rows):
-            index = None if len(rows) == count else torch.from_numpy(rows).to(device)  # to pick out all takes its time
-            surprise, state = self._monitor.observe(
-                self._state if index is None else self._state.select(index),
-                torch.from_numpy(observations[rows]).to(device),
-                torch.from_numpy(self._actions[rows].reshape(len(rows), -1)).to(device),
-                torch.full((len(rows),), reset, device=device),
-                torch.from_numpy(self._rewards[rows]).to(device),
-                torch.from_numpy(terminated[rows]).to(device),
-            )
-            self._state = state if index is None else self._state.put(index, state)
-            score[rows], alarm[rows] = surprise.score.cpu().numpy(), surprise.alarm.cpu().numpy()
-            begins[rows] = surprise.begins.cpu().numpy()
-            if novel is not None and surprise.novel is not None:
-                novel[rows] = surprise.novel.cpu().numpy()
-            for name, levels in surprise.channels.items():
-                channels[name][rows] = levels.cpu().numpy()
-            for row in rows if not reset else ():
+        rows, count = np.flatnonzero(judged), len(judged)
+        everywhere = len(rows) == count  # to pick out all takes its time
+        names, nowhere = self._monitor.calibration.channels, np.zeros(count, bool)
+        novel = None if self._monitor.calibration.usual_disagreement is None else nowhere
+        if not len(rows):
+            nothing = np.full(count, np.nan, np.float32)
+            return Reading(judged, nothing, nowhere, nowhere.copy(), {name: nothing.copy() for name in names}, novel)
+
+        def given(array: NDArray[Any]) -> torch.Tensor:
+            return torch.from_numpy(array if everywhere else array[rows]).to(self._device)
+
+        def told(tensor: torch.Tensor, elsewhere: Any) -> NDArray[Any]:
+            values = tensor.cpu().numpy()
+            if everywhere:
+                return values
+            whole = np.full((count, *values.shape[1:]), elsewhere, values.dtype)
+            whole[rows] = values
+            return whole
+
+        index = torch.from_numpy(rows).to(self._device)
+        surprise, state = self._monitor.observe(
+            self._state if everywhere else self._state.select(index),
+            given(observations),
+            given(self._actions.reshape(count, -1)),
+            torch.full((len(rows),), reset, device=self._device),
+            given(self._rewards),
+            given(terminated),
+        )
+        self._state = state if everywhere else self._state.put(index, state)
+        score, alarm = told(surprise.score, np.nan), told(surprise.alarm, False)
+        if not reset:
+            for row in rows:
                 self._trace[row].append((float(score[row]), bool(alarm[row])))
-        return Reading(judged, score, alarm, begins, channels, novel)
+        levels = told(torch.stack([surprise.channels[name] for name in names], 1), np.nan)
+        channels = {name: levels[:, column] for column, name in enumerate(names)}
+        if surprise.novel is not None:
+            novel = told(surprise.novel, False)
+        return Reading(judged, score, alarm, told(surprise.begins, False), channels, novel)
 
     def _require_spaces(self) -> None:
         model = self._monitor.model

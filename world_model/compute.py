@@ -57,6 +57,6 @@ class _Compiled:
             return self._function(*arguments)
         except TorchDynamoException as error:
             reason = " ".join(str(error).strip().partition("\n\n")[0].split())
-            warnings.warn(f"Updates are not compiled, because torch.compile failed: {reason}", stacklevel=2)
+            warnings.warn(f"Nothing is compiled, because torch.compile failed: {reason}", stacklevel=2)
             self._function = self._eager
             return self._eager(*arguments)

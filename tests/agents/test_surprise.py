@@ -99,6 +99,26 @@ def test_an_environment_is_told_the_same_alone_and_in_a_batch(monitor):
         assert torch.equal(many.alarm, one.alarm.expand(5))
 
 
+def test_compiled_it_says_the_same_and_of_what_it_was_not_compiled_for_too(monitor, monkeypatch):
+    """Traced as ever; only the generated code is left out, which takes a C++ compiler and half a minute."""
+    compile, traced = torch.compile, []
+
+    def without_code(function, **options):
+        traced.append(function)
+        return compile(function, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", without_code)
+    [episode] = record(1, seed=5, onset=20, fault="jump")
+    compiled = monitor.compiled(1)
+    for batch, rewards in ((1, True), (3, True), (1, False)):
+        said, _ = online(compiled, episode, rewards, batch)
+        expected, _ = online(monitor, episode, rewards, batch)
+        for ours, theirs in zip(said, expected, strict=True):
+            assert torch.allclose(ours.score, theirs.score, equal_nan=True, atol=1e-4)
+            assert torch.equal(ours.alarm, theirs.alarm)
+    assert len(traced) == 1
+
+
 def test_observing_changes_no_state_that_was_given(monitor):
     [episode] = record(1, seed=7)
     _, state = online(monitor, episode)

@@ -53,7 +53,7 @@ def test_where_compiling_fails_one_warning_is_given_and_learning_goes_on(monkeyp
         raise RuntimeError("no working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
-    with pytest.warns(UserWarning, match="not compiled, because torch.compile failed: .*no working C") as warned:
+    with pytest.warns(UserWarning, match="Nothing is compiled, because torch.compile failed: .*no working C") as warned:
         learned = learn(ComputeSettings(compile=True))
     assert len(warned) == 1
     assert distance(learned, learn(ComputeSettings())) == 0
