@@ -74,6 +74,26 @@ class Cell:
         ends = [run.cpu_seconds[-1] for run in self.counted if len(run.cpu_seconds)]
         return float(np.mean(ends)) if ends and np.isfinite(ends).all() else None
 
+    def after(self, cpu_seconds: float) -> Estimate | None:
+        """Return the mean return after so much training, read off each run's curve; ``None`` unless all curves say."""
+        curves = [(run.cpu_seconds, run.returns) for run in self.counted]
+        if not curves or not all(len(x) and np.isfinite([*x, *y]).all() for x, y in curves):
+            return None
+        if any(not x[0] <= cpu_seconds <= x[-1] for x, _ in curves):
+            return None
+        return estimate([np.array([np.interp(cpu_seconds, x, y) for x, y in curves])], mean)
+
+    def lead_over(self, other: Cell) -> Array | None:
+        """Return (n,) by how much the scores exceed those of ``other``, seed by seed; ``None`` for other seeds."""
+        if self.scores is None or other.scores is None:
+            return None
+        ours, theirs = (
+            {run.settings.seed: score for run, score in zip(cell.counted, cell.scores, strict=True)}
+            for cell in (self, other)
+            if cell.scores is not None
+        )
+        return np.array([ours[seed] - theirs[seed] for seed in ours]) if ours.keys() == theirs.keys() else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold; ``scores`` over seeds, as rliable takes them."""
         iqm, average, curve = self.score(), self.score(mean), self.curve()

@@ -39,6 +39,8 @@ class CompareSettings(Settings):
     """Environment steps on tasks that take more or fewer."""
     evaluations: Evaluations = 10
     """Evaluations, evenly spread over each run."""
+    planners_at: tuple[Steps, ...] = ()
+    """Steps of evaluations at which agents that plan are judged by each planner in turn, too."""
     episodes: Episodes = 10
     """Held-out episodes per evaluation, the same for all."""
     evaluation_seed: Annotated[int, Range(ge=0)] = 0
@@ -94,14 +96,19 @@ class CompareSettings(Settings):
 
     def runs(self) -> list[TrainSettings]:
         """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""
+
+        def steps(task: str) -> int:
+            return self.task_steps.get(task, self.steps)
+
         return [
             TrainSettings(
                 task=task,
                 agent=self.variants.get(agent, agent),
                 label=agent if agent in self.variants else "",
-                steps=self.task_steps.get(task, self.steps),
+                steps=steps(task),
                 seed=seed,
                 evaluations=self.evaluations,
+                planners_at=tuple(step for step in self.planners_at if step <= steps(task)),
                 episodes=self.episodes,
                 evaluation_seed=self.evaluation_seed,
                 device=self.device,

@@ -164,6 +164,12 @@ def bare_policy(agent: Any) -> Any:
     return agent.planning_with(BARE_POLICY, horizon=1, proposals=1)
 
 
+def acts_bare(agent: Any) -> bool:
+    """Return whether ``agent`` follows its actor alone by itself."""
+    planning = getattr(getattr(agent, "settings", None), "planning", None)
+    return planning is not None and planning.planner == BARE_POLICY and planning.proposals <= 1
+
+
 def _view(agent: Any, name: str, planning: Mapping[str, int]) -> Any:
     if name == BARE_POLICY:
         return bare_policy(agent)

@@ -116,6 +116,7 @@ def _task_section(summary: Summary, task: TaskSummary, drawn: dict[str, tuple[by
         parts.append(page.picture(*drawn[f"cpu_time_{name}"], f"return against CPU time on {task.task}"))
     if f"memory_{name}" in drawn:
         parts.append(page.picture(*drawn[f"memory_{name}"], f"memory of training on {task.task}"))
+    parts += [page.table(table) for table in task.tables()[1:]]
     parts += [page.table(table) for cell in task.cells for run in cell.runs for table in _planner_tables(run)]
     horizon = f" at {task.horizon:,.0f} steps" if task.horizon else ""
     return page.section(f"{task.task}{horizon}", parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,24 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class Swapped:
+    """One agent acting by one planner on the held-out episodes.
+
+    Attributes:
+        returns: (E,), NaN for an episode that was cut as faulty.
+        decision_ms: wall time per decision, all episodes decided at once.
+    """
+
+    returns: Array
+    decision_ms: float
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Swapped:
+        """Return what a run logged."""
+        return cls(_column([{"return": value} for value in record["returns"]], "return"), float(record["decision_ms"]))
+
+
+@dataclass(frozen=True, eq=False)
 class RunResult:
     """One run: P evaluations of one agent that learned one task from one seed.
 
@@ -35,6 +53,7 @@ class RunResult:
         policy_returns: (P,) of the bare actor beside a planning agent; ``None`` for other agents.
         cpu_seconds, wall_seconds: (P,) training time until then, evaluations not counted.
         memory_mb: (P,) megabytes that the process held beyond the agent's experience; NaN where they were not logged.
+        swapped: by step and planner, how the agent was judged by each planner in turn, where it was.
         faults: held-out episodes that were cut as faulty, in all evaluations together.
         random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
     """
@@ -50,6 +69,7 @@ class RunResult:
     cpu_seconds: Array
     wall_seconds: Array
     memory_mb: Array
+    swapped: Mapping[int, Mapping[str, Swapped]]
     faults: int
     random_return: float | None
 
@@ -106,6 +126,11 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
             cpu_seconds=_column(judged, "time/cpu_seconds"),
             wall_seconds=_column(judged, "time/wall_seconds"),
             memory_mb=_column(judged, "memory/process_mb") - _column(judged, "memory/experience_mb"),
+            swapped={
+                int(row["step"]): {name: Swapped.read(record) for name, record in row["planners"].items()}
+                for row in judged
+                if "planners" in row
+            },
             faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
             random_return=_sound_mean(random) if random else None,
         )

@@ -39,6 +39,8 @@ class TrainSettings(Settings):
     """Held-out episodes per evaluation, the same every time."""
     evaluation_seed: Annotated[int, Range(ge=0)] = 0
     """Names the set of held-out episodes; the same for all agents and seeds that are to be compared."""
+    planners_at: tuple[Steps, ...] = ()
+    """Steps of evaluations at which an agent that plans is judged by each planner in turn, too."""
     device: str = "auto"
     """Where to compute: auto, cpu or cuda."""
     threads: Annotated[int, Range(ge=1, le=1024)] = 1
@@ -52,6 +54,16 @@ class TrainSettings(Settings):
     the agent learns from; they are only read."""
     agent_settings: dict[str, Any] = field(default_factory=dict)
     """The agent's own settings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for step in self.planners_at:
+            if step not in self.milestones:
+                evaluated = ", ".join(f"{milestone:,}" for milestone in self.milestones)
+                raise SettingsError(
+                    f"{type(self).__name__}.planners_at = {step:,} is not one of the evaluations, which are after "
+                    f"{evaluated} steps."
+                )
 
     @property
     def name(self) -> str:

@@ -12,9 +12,13 @@ import numpy as np
 
 from .cells import LAST_EVALUATIONS, Cell, make_cell
 from .jobs import LOG_FILE
+from .planner_worth import planner_worth
 from .results import Array, RunResult
 from .statistics import Estimate, estimate, mean, on_common_grid, probability_of_improvement
 from .tables import Table
+
+CPU_HOURS = (0.25, 0.5, 1.0, 2.0)
+"""Of training, after which agents are compared beside the same steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +65,41 @@ class TaskSummary:
                 seconds = cell.cpu_seconds
                 time = "" if seconds is None else f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
                 row = [cell.label, seeds, str(cell.score()), str(cell.score(mean)), area, time]
-            rows.append([*row, *([_chance(first, cell)] if rivals else [])])
+            rows.append([*row, *([_chance(first, cell), _lead(first, cell)] if rivals else [])])
         horizon = f" at {self.horizon:,.0f} steps" if self.horizon else ""
         return Table(
-            [*columns, *([f"P({first.label} is better)"] if rivals else [])],
+            [*columns, *([f"P({first.label} is better)", f"lead of {first.label}"] if rivals else [])],
             rows,
             f"{self.task}{horizon}",
             self._notes(),
         )
 
+    def tables(self) -> list[Table]:
+        """Return the scores, what they cost, and what planners added, as far as that is known."""
+        worth = [planner_worth(self.task, cell) for cell in self.cells]
+        return [self.table(), *(table for table in (self.cost_table(), *worth) if table is not None)]
+
+    def cost_table(self) -> Table | None:
+        """Return what each agent returns after the same computing time, if any has come as far."""
+        after = {cell.label: [cell.after(3600 * hours) for hours in CPU_HOURS] for cell in self.cells}
+        known = [column for column in range(len(CPU_HOURS)) if any(row[column] for row in after.values())]
+        if not known:
+            return None
+        return Table(
+            ["agent", *(f"{CPU_HOURS[column]:g} CPU-hours" for column in known)],
+            [[label, *("" if row[k] is None else str(row[k]) for k in known)] for label, row in after.items()],
+            f"{self.task}: return after the same computing time",
+            [
+                "CPU time of training alone; mean over seeds with 95 % bootstrap intervals, read off each run's curve. "
+                "Empty where not all runs were measured as early or as late."
+            ],
+        )
+
     def _notes(self) -> list[str]:
         notes = [
             f"Return: mean of the last {LAST_EVALUATIONS} evaluations, over seeds, with 95 % stratified bootstrap "
-            "intervals; over the run: mean height of the learning curve."
+            "intervals; over the run: mean height of the learning curve; lead: mean difference of returns, paired by "
+            "seed."
         ]
         if self.random_return is not None:
             notes.append(f"Acting at random returns {self.random_return:,.1f} on the same episodes.")
@@ -97,12 +123,13 @@ class Summary:
         """Per agent that has a score on every task, "iqm" and "mean" of its normalised scores over tasks and seeds.
 
         0 is what acting at random returns on the task, 1 its anchor, or else the best mean score of any agent in this
-        comparison. Beside them, for agents that plan, "planning": the mean of what planning adds to the bare actor.
-        Empty for a single task, and where random returns are missing or not beaten, or a single agent would be compared
-        with itself.
+        comparison. Beside them, for agents that plan, "planning": the mean of what planning adds to the bare actor; and
+        for all but the first, "lead": the mean of what the first has more, seed by seed. Empty for a single task, and
+        where random returns are missing or not beaten, or a single agent would be compared with itself.
         """
         normalised: dict[str, list[Array]] = {}
         gains: dict[str, list[Array]] = {}
+        leads: dict[str, list[Array]] = {}
         for task in self.tasks:
             scored = [cell for cell in task.cells if cell.scores is not None]
             low, unit = task.random_return, task.unit
@@ -113,28 +140,43 @@ class Summary:
                 normalised.setdefault(cell.label, []).append((cell.scores - low) / unit)
                 if cell.planning_gains is not None:
                     gains.setdefault(cell.label, []).append(cell.planning_gains / unit)
+                lead = task.cells[0].lead_over(cell)
+                if lead is not None and cell is not task.cells[0]:
+                    leads.setdefault(cell.label, []).append(lead / unit)
         if len(self.tasks) < 2:
             return {}
+        paired = {"planning": gains, "lead": leads}
         return {
             label: {"iqm": estimate(strata), "mean": estimate(strata, mean)}
-            | ({"planning": estimate(gains[label], mean)} if len(gains.get(label, [])) == len(self.tasks) else {})
+            | {
+                name: estimate(differences[label], mean)
+                for name, differences in paired.items()
+                if len(differences.get(label, [])) == len(self.tasks)
+            }
             for label, strata in normalised.items()
             if len(strata) == len(self.tasks)
         }
 
     def tables(self) -> list[Table]:
-        """Return one table per task, and one over all tasks where there are several."""
-        tables = [task.table() for task in self.tasks]
+        """Return for each task its scores, cost and planners, and one table over all tasks where there are several."""
+        tables = [table for task in self.tasks for table in task.tables()]
         if self.overall:
-            columns = ["agent", "normalised (IQM)", "normalised (mean)"]
-            rows = [[label, str(scores["iqm"]), str(scores["mean"])] for label, scores in self.overall.items()]
-            if any("planning" in scores for scores in self.overall.values()):
-                columns.append("gain of planning (mean)")
-                rows = [[*row, str(self.overall[row[0]].get("planning", ""))] for row in rows]
+            first = self.tasks[0].cells[0].label
+            known = {name for scores in self.overall.values() for name in scores}
+            heads = {
+                "iqm": "normalised (IQM)",
+                "mean": "normalised (mean)",
+                "planning": "gain of planning (mean)",
+                "lead": f"lead of {first} (mean)",
+            }
+            shown = [name for name in heads if name in known]
+            columns = ["agent", *(heads[name] for name in shown)]
+            rows = [[label, *(str(scores.get(name, "")) for name in shown)] for label, scores in self.overall.items()]
             note = "Per task, 0 is acting at random and 1 the best agent's mean here"
             anchored = [f"{task.anchor:,g} on {task.task}" for task in self.tasks if task.anchor is not None]
             note += f", or what was set: {', '.join(anchored)}." if anchored else "."
-            note += " Planning gains what it adds to the bare actor." if len(columns) > 3 else ""
+            note += " Planning gains what it adds to the bare actor." if "planning" in known else ""
+            note += " The lead is paired by seed." if "lead" in known else ""
             tables.append(Table(columns, rows, f"All {len(self.tasks)} tasks", (note,)))
         return tables
 
@@ -238,6 +280,11 @@ def _chance(first: Cell, other: Cell) -> str:
     if chance.low is None or chance.high is None:
         return f"{chance.value:.2f} (no interval)"
     return f"{chance.value:.2f} [{chance.low:.2f}, {chance.high:.2f}]"
+
+
+def _lead(first: Cell, other: Cell) -> str:
+    lead = first.lead_over(other)
+    return "" if lead is None or first is other else str(estimate([lead], mean))
 
 
 def _agent(variant: str) -> str:

@@ -24,7 +24,7 @@ from ..core.runs import Run
 from ..core.settings import Settings
 from .evaluate import Evaluation, evaluate
 from .milestones import PROGRESS_EVERY_S, Clock, Interruption, MetricsWriter, MilestoneCallback, latest_losses
-from .planner_table import bare_policy
+from .planner_table import acts_bare, bare_policy, evaluate_planners
 from .settings import Progress, TrainingResult, TrainSettings, command_line, list_changes, settings_of
 from .stage import limited_threads
 
@@ -233,9 +233,18 @@ class _Session:
             "evaluation/decision_ms": acting.decision_ms,
         }
         if hasattr(self.agent, "planning_with"):
-            bare = evaluate(bare_policy(self.agent), s.task, s.episodes, s.evaluation_seed)
+            bare = acting
+            if not acts_bare(self.agent):
+                bare = evaluate(bare_policy(self.agent), s.task, s.episodes, s.evaluation_seed)
             metrics["evaluation/policy_return_mean"] = bare.return_mean
             metrics["evaluation/policy_returns"] = _with_gaps(bare)
+            if max(step for step in s.milestones if step <= self.agent.num_timesteps) in s.planners_at:
+                swapped = evaluate_planners(self.agent, s.task, episodes=s.episodes, seed=s.evaluation_seed)
+                metrics["planners"] = {
+                    row.name: {"returns": _with_gaps(row.evaluation), "decision_ms": row.evaluation.decision_ms}
+                    for row in swapped.rows
+                    if row.evaluation is not None
+                }
         self._last = acting
         return metrics
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from forethought.agents.settings import PlanningSettings
 from forethought.core.errors import SettingsError, UnknownNameError, UnsupportedSpaceError
-from forethought.evaluations.planner_table import evaluate_planners
+from forethought.evaluations.planner_table import acts_bare, evaluate_planners
 from forethought.evaluations.tables import Table
 
 
@@ -80,6 +81,15 @@ def test_planners_that_do_not_fit_or_break_stay_in_the_table_without_a_claim(cou
     assert "not for these actions" in markdown
     assert "unknown, 2 cut" in markdown
     assert json.loads(json.dumps(table.to_dict(), allow_nan=False))["rows"][2]["gain"] is None
+
+
+@pytest.mark.parametrize(
+    ("planner", "proposals", "bare"), [("policy", 1, True), ("policy", 8, False), ("cem", 1, False)]
+)
+def test_an_agent_is_bare_where_it_follows_its_actor_alone(planner, proposals, bare, seeded_agent):
+    planning = PlanningSettings(planner=planner, proposals=proposals)
+    assert acts_bare(SimpleNamespace(settings=SimpleNamespace(planning=planning))) is bare
+    assert not acts_bare(seeded_agent)
 
 
 def test_a_misspelt_planner_fails_before_any_episode(countdown):

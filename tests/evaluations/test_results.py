@@ -192,8 +192,64 @@ def test_the_first_agent_is_compared_with_each_other_one(make_run, tmp_path):
         make_run("jepa", seed, returns=(5.0, 5.0, 5.0))
         make_run("sac", seed, returns=(1.0, 1.0, 1.0))
     table = summary_of(tmp_path).tasks[0].table()
-    assert table.columns[-1] == "P(jepa is better)"
-    assert [row[-1] for row in table.rows] == ["", "1.00 [1.00, 1.00]"]
+    assert list(table.columns[-2:]) == ["P(jepa is better)", "lead of jepa"]
+    assert [list(row[-2:]) for row in table.rows] == [["", ""], ["1.00 [1.00, 1.00]", "4.00 [4.00, 4.00]"]]
+
+
+def test_the_lead_is_paired_by_seed_and_by_nothing_else(make_run, tmp_path):
+    for task, scale in (("A-v0", 1.0), ("B-v0", 100.0)):
+        for seed, easy in ((0, 0.0), (1, 4.0)):  # all agents find seed 1 easier: no part of the difference
+            make_run("jepa", seed, [(6 + easy) * scale] * 3, task, random=0.0)
+            make_run("sac", seed, [(4 + easy) * scale] * 3, task, random=0.0)
+            make_run("ppo", seed + 1, [1 * scale] * 3, task, random=0.0)
+    summary = summary_of(tmp_path, anchors={"A-v0": 10.0, "B-v0": 1000.0})
+    lead = summary.overall["sac"]["lead"]
+    assert (lead.value, lead.low, lead.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert "lead" not in summary.overall["jepa"]
+    assert "lead" not in summary.overall["ppo"]  # of which other seeds ran
+    assert [row[-1] for row in summary.tables()[-1].rows] == ["", "", "0.200 [0.200, 0.200]"]
+    assert [row[-1] for row in summary.tasks[1].table().rows] == ["", "", "200.0 [200.0, 200.0]"]
+
+
+def test_agents_are_compared_after_the_same_computing_time_as_far_as_all_their_runs_say(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run("jepa", seed, returns=(0.0, 100.0, 200.0), cpu=1200.0)  # measured after 1,200, 2,400, 3,600 s
+    make_run("sac", 0, returns=(0.0, 10.0, 20.0), cpu=450.0)
+    make_run("sac", 1, returns=(0.0, 10.0, 20.0), cpu=900.0)
+    table = summary_of(tmp_path).tasks[0].cost_table()
+    assert list(table.columns) == ["agent", "0.25 CPU-hours", "0.5 CPU-hours", "1 CPU-hours"]
+    assert table.rows[0] == ["jepa", "", "50.0 [50.0, 50.0]", "200.0 [200.0, 200.0]"]
+    assert table.rows[1] == ["sac", "5.00 [0.000, 10.0]", "", ""]
+    make_run("quick", 0, cpu=1.0, task="Another-v0")
+    assert summary_of(tmp_path).tasks[0].cost_table() is None
+
+
+def swapped(**means):
+    return {"planners": {name: {"returns": [m - 1, m + 1], "decision_ms": 2.0} for name, m in means.items()}}
+
+
+def test_what_each_planner_adds_is_told_by_steps_over_seeds(make_run, tmp_path):
+    for seed in (0, 1):
+        with Run.open(make_run("jepa", seed)) as run:
+            run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, cem=12.0 + 2 * seed, icem=9.0), 500)
+            run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=20.0, cem=20.0, icem=25.0), 600)
+            run.set_status("finished")
+    [_, table] = summary_of(tmp_path).tasks[0].tables()
+    assert list(table.columns) == ["planner", "gain at 500 steps", "gain at 600 steps", "ms/decision"]
+    assert table.rows[0] == ["cem", "3.00 [2.00, 4.00]", "0.000 [0.000, 0.000]", "2.00"]
+    assert table.rows[1][2] == "5.00 [5.00, 5.00]"
+    assert "which returned 10.0 at 500, 20.0 at 600 steps" in table.notes[0]
+    make_run("jepa", 2)  # in which planners were not judged: nothing is averaged over the others alone
+    assert len(summary_of(tmp_path).tasks[0].tables()) == 1
+
+
+@pytest.mark.parametrize("planners", [5, {"cem": 1}, {"cem": {"returns": ["a"], "decision_ms": 1}}, {"cem": {}}])
+def test_planners_that_were_not_judged_by_us_are_reported_as_damage(make_run, tmp_path, planners):
+    with Run.open(make_run("jepa", 0)) as run:
+        run.log({"evaluation/returns": [1.0, 1.0], "planners": planners}, 500)
+    make_run("jepa", 1)
+    _, notes = read_results([tmp_path])
+    assert "metrics.jsonl" in notes[0]
 
 
 def test_scores_over_tasks_are_normalised_between_random_and_the_best(make_run, tmp_path):
@@ -223,8 +279,8 @@ def test_what_planning_adds_is_normalised_like_the_scores(make_run, tmp_path):
     summary = summary_of(tmp_path)
     assert summary.overall["jepa"]["planning"].value == pytest.approx((0.2 - 0.1) / 2)
     assert "planning" not in summary.overall["sac"]
-    assert summary.tables()[-1].columns[-1] == "gain of planning (mean)"
-    assert [row[-1] == "" for row in summary.tables()[-1].rows] == [False, True]
+    assert summary.tables()[-1].columns[3] == "gain of planning (mean)"
+    assert [row[3] == "" for row in summary.tables()[-1].rows] == [False, True]
     assert summary.tasks[1].cells[0].to_dict()["planning_gains"] == pytest.approx([200.0, -100.0])
 
 

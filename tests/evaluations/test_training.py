@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3.common.logger import KVWriter
 
@@ -106,6 +108,38 @@ def test_the_bare_actor_stands_beside_an_agent_that_plans(tmp_path, stub, consta
     assert row["evaluation/policy_return_mean"] < row["evaluation/return_mean"]
     assert len(row["evaluation/policy_returns"]) == 3
     del stub.planning_with
+
+
+def test_planners_are_swapped_where_that_is_asked_for(tmp_path, stub, constant_agent, monkeypatch):
+    def planning_with(self, name, **rest):
+        view = constant_agent((-1.0 if name == "policy" else 0.0, 0.0))
+        view.planner = SimpleNamespace(budget=5, gradients=0)
+        return view
+
+    monkeypatch.setattr(stub, "planning_with", planning_with, raising=False)
+    train(settings(evaluations=4, planners_at=[50]), tmp_path / "run")
+    rows = evaluations(tmp_path / "run")
+    assert ["planners" in row for row in rows] == [False, True, False, False]
+    swapped = rows[1]["planners"]
+    assert {"policy", "cem", "mppi"} <= swapped.keys()
+    assert swapped["policy"]["returns"] == rows[1]["evaluation/policy_returns"]
+    assert np.mean(swapped["cem"]["returns"]) > np.mean(swapped["policy"]["returns"])
+
+
+def test_planners_are_swapped_at_evaluations_only():
+    with pytest.raises(SettingsError, match=r"planners_at = 30 is not .* after 25, 50, 75, 100 steps"):
+        settings(evaluations=4, planners_at=[30])
+
+
+def test_an_agent_that_acts_by_its_actor_is_evaluated_once(tmp_path, stub, monkeypatch):
+    def planning_with(self, name, **rest):
+        raise AssertionError("there is nothing to swap")
+
+    monkeypatch.setattr(stub, "planning_with", planning_with, raising=False)
+    monkeypatch.setattr(training, "acts_bare", lambda agent: True)
+    train(settings(evaluations=1), tmp_path / "run")
+    [row] = evaluations(tmp_path / "run")
+    assert row["evaluation/policy_returns"] == row["evaluation/returns"]
 
 
 def test_episodes_cut_as_faulty_are_gaps_not_numbers(tmp_path, stub, monkeypatch):
