@@ -27,7 +27,7 @@ from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, Runnin
 from .sigreg import SIGReg, unit_directions
 from .state import Imagination, LatentState, Past, Step
 from .transformer import TransformerPredictor, TransformerSettings
-from .vision import BatchNorm, ImageNetNormalizer, VisionEncoder, VisionSettings, image_normalizer, jittered
+from .vision import BatchNorm, ImageNetNormalizer, VisionEncoder, VisionSettings, image_normalizer
 
 LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 
@@ -204,9 +204,9 @@ class JEPA(nn.Module):
 
     @property
     def draws(self) -> bool:
-        """Whether :meth:`forward` draws on torch's generator while learning, for dropout or jitter."""
-        transformer, vision = self.settings.transformer, self.settings.vision
-        return (transformer is not None and transformer.dropout > 0) or (vision is not None and vision.jitter > 0)
+        """Whether :meth:`forward` draws on torch's generator while learning, for dropout."""
+        transformer = self.settings.transformer
+        return transformer is not None and transformer.dropout > 0
 
     def encode(self, observations: Tensor) -> Tensor:
         """Return latents (..., D) of raw observations (..., O)."""
@@ -298,10 +298,7 @@ class JEPA(nn.Module):
             directions: from :meth:`draw_directions`; the same in every process.
         """
         s, valid = self.settings, clip.valid
-        observations = clip.observations
-        if s.vision is not None and s.vision.jitter and self.training:
-            observations = jittered(observations, s.vision.jitter)
-        normal = self.normalizer(observations)
+        normal = self.normalizer(clip.observations)
         latents = self.encoder(normal)  # (B, T + 1, D)
         if self.target_encoder is not None:
             with torch.no_grad():

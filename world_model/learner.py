@@ -59,7 +59,7 @@ class Learner:
 
     @contextmanager
     def _own_chance(self) -> Iterator[None]:
-        """Lend torch's global generators, on which dropout and jitter draw, a state of our own, where there are any."""
+        """Lend torch's global generators, on which dropout draws, a state of our own, where there are any."""
         if not self.model.draws:
             yield
             return

@@ -23,6 +23,8 @@ from .networks import RunningNormalizer
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, by custom."""
+LIGHTNESS = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in how light a colour looks (ITU-R BT.601)."""
 NORM_EPS = 1e-12
 MOST_PATCHES = 4
 """Along each side of an image, where the settings are chosen for it."""
@@ -46,13 +48,10 @@ class VisionSettings(Settings):
     """Width of the layers' hidden layer."""
     projector_hidden: Width = 512
     """Width of the projection's hidden layer."""
-    normalize: Literal["mean_image", "imagenet"] = "mean_image"
-    """What the encoder sees: how images differ from the mean of those that were seen, scaled to unit spread; or images
-    scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
-
-    jitter: Annotated[float, Range(ge=0, lt=1)] = 0.0
-    """How much light and colours vary while learning, anew in every image: brightness by up to this share, hues by up
-    to this share of half a turn. They cannot be predicted, so that latents learn to leave them out."""
+    normalize: Literal["mean_image", "lightness", "imagenet"] = "mean_image"
+    """What the encoder sees: how images differ from the mean of those that were seen, scaled to unit spread; the same
+    of their lightness alone, as a share of its own mean, so that hues and the strength of the light make no difference; or
+    images scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,28 +128,39 @@ class MeanImageNormalizer(RunningNormalizer):
         return super().forward(images.float() / 255)
 
 
-def jittered(images: Tensor, amount: float) -> Tensor:
-    """Return ``images`` (..., height, width, 3) in float32, each in another light, drawn from torch's generator.
+class LightnessNormalizer(MeanImageNormalizer):
+    """Images as :class:`MeanImageNormalizer` has them, but of their lightness alone, as a share of its own mean.
 
-    Args:
-        images: from 0 to 255, as the result is.
-        amount: brightness changes by up to this share, and every hue turns by up to this share of half a turn.
+    How strong the light is and which hue things have makes no difference then. The three channels are equal.
     """
-    light, turn = (amount * (2 * torch.rand(images.shape[:-3], device=images.device) - 1) for _ in range(2))
-    angle = (torch.pi * turn)[..., None, None]
-    axis = torch.full((3,), 3**-0.5, device=images.device)
-    across = torch.linalg.cross(torch.eye(3, device=images.device), axis.expand(3, 3))
-    along = torch.outer(axis, axis)
-    turned = angle.cos() * (torch.eye(3, device=images.device) - along) + angle.sin() * across + along
-    matrix = (1 + light)[..., None, None] * turned  # rotates colours about the axis of greys
-    with torch.autocast(images.device.type, enabled=False):  # half precision has not enough digits for 255 levels
-        changed = images.float().flatten(-3, -2) @ matrix
-    return changed.clamp(0, 255).view(images.shape)
+
+    weights: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__((*image_shape[:2], 1))
+        self.register_buffer("weights", torch.tensor(LIGHTNESS).unsqueeze(1), persistent=False)
+
+    @torch.no_grad()
+    def update(self, images: Tensor) -> None:
+        """Take ``images`` (B, height, width, 3) into the statistics."""
+        for some in images.split(256):
+            RunningNormalizer.update(self, self._shares(some))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (..., height, width, 3) float32."""
+        return RunningNormalizer.forward(self, self._shares(images)).expand(images.shape)
+
+    def _shares(self, images: Tensor) -> Tensor:
+        lightness = images.float() @ self.weights
+        return lightness / lightness.mean((-3, -2), keepdim=True).clamp(min=1)
 
 
 def image_normalizer(settings: VisionSettings) -> ImageNetNormalizer | MeanImageNormalizer:
     """Return what the encoder of ``settings`` sees images through."""
-    return MeanImageNormalizer(settings.image_shape) if settings.normalize == "mean_image" else ImageNetNormalizer()
+    if settings.normalize == "imagenet":
+        return ImageNetNormalizer()
+    seen = LightnessNormalizer if settings.normalize == "lightness" else MeanImageNormalizer
+    return seen(settings.image_shape)
 
 
 class VisionEncoder(nn.Module):
