@@ -94,6 +94,19 @@ class CompareSettings(Settings):
         }
         return self.replace(**kept, **own)
 
+    def up_to(self, steps: int) -> CompareSettings:
+        """Return the comparison of ``steps`` steps only, judged at the same ones as the whole.
+
+        Raises:
+            SettingsError: it is not judged after so many steps, or tasks have steps of their own.
+        """
+        every = self.steps / self.evaluations
+        if self.task_steps or steps > self.steps or steps % every:
+            own = "its tasks have steps of their own" if self.task_steps else f"it is judged every {every:,g} steps"
+            raise SettingsError(f"steps = {steps:,} is no part of it: {own}, up to {self.steps:,}.")
+        planners_at = tuple(step for step in self.planners_at if step <= steps)
+        return self.replace(steps=steps, evaluations=round(steps / every), planners_at=planners_at)
+
     def runs(self) -> list[TrainSettings]:
         """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""
 

@@ -62,7 +62,8 @@ class Job:
     def prepare(self) -> None:
         """Find out what an earlier call left: nothing, a finished run, or one to go on with.
 
-        A run that ended before its first checkpoint begins again; what it left is moved aside.
+        A longer run that is judged at the same steps will do; a shorter one goes on. A run without a checkpoint to go
+        on from begins again; what it left is moved aside.
 
         Raises:
             RunFolderError: the folder holds a run with other settings, or one that another process is working on.
@@ -70,7 +71,13 @@ class Job:
         if not (self.folder / "config.json").exists():
             return
         run = Run.open(self.folder)
-        if changes := list_changes(settings_of(run), self.settings).values():
+        kept = settings_of(run)
+        if self.settings.is_beginning_of(kept):
+            self.settings = kept
+        if kept.is_beginning_of(self.settings):
+            with run:
+                run.extend(self.settings.to_dict())
+        elif changes := list_changes(kept, self.settings).values():
             raise RunFolderError(
                 f"{self.folder} holds a run with other settings ({'; '.join(changes)}): choose another folder, or "
                 "these settings."

@@ -75,6 +75,14 @@ class TrainSettings(Settings):
         """Steps after which the agent is evaluated; the last one is ``steps``."""
         return sorted({math.ceil(self.steps * part / self.evaluations) for part in range(1, self.evaluations + 1)})
 
+    def is_beginning_of(self, longer: TrainSettings) -> bool:
+        """Return whether ``longer`` asks for the same and then for more, judged at the same steps."""
+        shared = longer.milestones[: len(self.milestones)]
+        if longer.steps <= self.steps or shared != self.milestones:
+            return False
+        planners_at = tuple(step for step in longer.planners_at if step <= self.steps)
+        return self == longer.replace(steps=self.steps, evaluations=self.evaluations, planners_at=planners_at)
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -50,8 +50,8 @@ class VisionSettings(Settings):
     """Width of the projection's hidden layer."""
     normalize: Literal["mean_image", "lightness", "imagenet"] = "mean_image"
     """What the encoder sees: how images differ from the mean of those that were seen, scaled to unit spread; the same
-    of their lightness alone, as a share of its own mean, so that hues and the strength of the light make no difference; or
-    images scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
+    of their lightness alone, as a share of its own mean, so that hues and the strength of the light make no difference;
+    or images scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,6 +27,7 @@ def _forget_placebos_and_controls():
         agents._entries.pop(name, None)
 
 
+@pytest.mark.filterwarnings("ignore:.*out of date")  # Gymnasium, of version 4
 @pytest.mark.parametrize("name", available_benchmarks())
 def test_every_agent_of_every_benchmark_can_be_built_on_all_of_its_tasks(name):
     asked = read_benchmark(name)

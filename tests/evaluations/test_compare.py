@@ -19,7 +19,17 @@ from forethought.evaluations import jobs
 from forethought.evaluations.compare import CompareSettings, compare
 from forethought.evaluations.jobs import Job, folder_of
 from forethought.evaluations.settings import TrainSettings
+from forethought.evaluations.training import resume, train
 from forethought.evaluations.views import ComparisonView
+
+from .conftest import reproducible
+
+SMALL = {
+    "learning_starts": 20,
+    "batch_size": 8,
+    "model": {"latent_dims": 4, "hidden": 8, "directions": 4, "unroll": 3},
+    "behaviour": {"hidden": 8},
+}
 
 WORKER = """
 import json, os, signal, sys, time
@@ -161,6 +171,66 @@ def test_other_settings_in_the_same_folder_are_refused_and_named(scripted):
     compare(settings(), scripted)
     with pytest.raises(RunFolderError, match="steps was 30, is 60"):
         compare(settings(steps=60), scripted)
+
+
+def test_a_longer_run_that_is_judged_at_the_same_steps_will_do(scripted):
+    compare(settings(), scripted)
+    seen = []
+    summary = compare(settings(steps=20, evaluations=2), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped"}
+    assert summary.tasks[0].horizon == 30
+    assert json.loads((scripted / "Task-v0/sac/seed_0/config.json").read_text())["steps"] == 30
+    with pytest.raises(RunFolderError, match="evaluations was 3, is 1; steps was 30, is 15"):
+        compare(settings(steps=15, evaluations=1), scripted)
+
+
+def test_a_finished_run_goes_on_when_more_is_asked_of_it(scripted):
+    """The script begins anew, as an agent without checkpoints does; what is asked of it is what counts here."""
+    compare(settings(steps=20, evaluations=2), scripted)
+    seen = []
+    compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "finished"}
+    assert json.loads((scripted / "Task-v0/sac/seed_0/config.json").read_text())["steps"] == 30
+    assert (scripted / "Task-v0/sac/.seed_0.abandoned_1/log.txt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*goes on with other settings")
+def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_path):
+    def asked(steps):
+        return TrainSettings(
+            "Pendulum-v1", steps=steps, evaluations=steps // 60, episodes=1, planners_at=(60,), agent_settings=SMALL
+        )
+
+    train(asked(180), tmp_path / "whole")
+    train(asked(60), tmp_path / "part")
+    job = Job(asked(180), tmp_path / "part")
+    job.prepare()
+    assert job.state == "waiting"
+    assert Run.open(tmp_path / "part").status == "interrupted"
+    assert resume(tmp_path / "part").step == 180
+    rows = [
+        [reproducible(row) for row in Run.open(tmp_path / name).read_metrics() if "evaluation/returns" in row]
+        for name in ("whole", "part")
+    ]
+    for row in (row for run in rows for row in run):
+        for record in row.get("planners", {}).values():
+            del record["decision_ms"]
+    assert len(rows[0]) == 3
+    assert rows[0] == rows[1]
+
+
+def test_a_part_of_the_steps_keeps_where_it_is_judged():
+    whole = CompareSettings(("A-v0",), steps=100, evaluations=10, planners_at=(50, 100))
+    part = whole.up_to(50)
+    assert (part.steps, part.evaluations, part.planners_at) == (50, 5, (50,))
+    assert part.runs()[0].is_beginning_of(whole.runs()[0])
+    assert not whole.runs()[0].is_beginning_of(part.runs()[0])
+    assert not part.replace(episodes=3).runs()[0].is_beginning_of(whole.runs()[0])
+    for steps in (55, 110):
+        with pytest.raises(SettingsError, match="judged every 10 steps, up to 100"):
+            whole.up_to(steps)
+    with pytest.raises(SettingsError, match="tasks have steps of their own"):
+        whole.replace(task_steps={"A-v0": 50}).up_to(50)
 
 
 def test_a_run_that_another_process_works_on_is_refused(scripted):

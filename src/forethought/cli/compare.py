@@ -21,7 +21,7 @@ from .console import console, is_live, print_table
 from .main import stopped_by
 from .options import assignment, parse
 
-PARTS = ("tasks", "agents", "seeds", "jobs", "device")
+PARTS = ("tasks", "agents", "seeds", "steps", "jobs", "device")
 """What may be asked of a part of a benchmark without making another benchmark of it."""
 
 
@@ -39,8 +39,8 @@ class CompareOptions(CompareSettings):
     variants: Suppress[dict[str, str]] = field(default_factory=dict)
     anchors: Suppress[dict[str, float]] = field(default_factory=dict)
     benchmark: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.toml")] = None
-    """A comparison that is written down; --tasks and --agents then name the part of it to make, and --seeds more or
-    fewer seeds than it asks for."""
+    """A comparison that is written down; --tasks, --agents and --steps then name the part of it to make, and --seeds
+    more or fewer seeds than it asks for. What was made of it goes on when more is asked for."""
     set: Annotated[UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="AGENT.NAME=VALUE")] = ()
     """A setting of one agent, such as jepa.planning.planner=cem or sac.learning_rate=1e-3; may be repeated."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -82,6 +82,7 @@ def _settings(options: CompareOptions, arguments: Sequence[str]) -> CompareSetti
     given = {name: getattr(options, name) for name in PARTS if f"--{name}" in written}
     try:
         part = asked.part(given.pop("tasks", None), given.pop("agents", None))
+        part = part.up_to(given.pop("steps")) if "steps" in given else part
     except SettingsError as error:
         raise SettingsError(f"{options.benchmark}: {error}") from error
     return part.replace(**given)

@@ -157,6 +157,15 @@ class Run:
         finally:
             self.note(status=status, reason=reason)
 
+    def extend(self, config: Mapping[str, Any]) -> None:
+        """Let the run go on to what ``config`` asks for, whether it was finished or not."""
+        self._require_lock()
+        self.config = dict(config)
+        write_json(self.folder / "config.json", self.config)
+        digests = {**self.manifest["digests"], "config.json": _digest(self.folder / "config.json")}
+        self.note(digests=digests)
+        self.set_status("interrupted", "more is asked of it")
+
     def note(self, **fields: Any) -> None:
         """Add or replace fields of the manifest, such as ``resume="inexact"``."""
         self._require_lock()
