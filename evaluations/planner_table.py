@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from ..core.errors import SettingsError, UnsupportedSpaceError
 from ..core.files import write_json
+from ..envs import make_env
 from .evaluate import Evaluation, evaluate
 from .stage import EnvLike
 from .statistics import Estimate, paired_gain
 from .tables import Table
+from .true_simulator import SimulatorPolicy, TrueSimulator
 
 BARE_POLICY = "policy"
+IN_TRUTH = ", in the true simulator"
 PLANNERS = ("policy", "random", "cem", "icem", "mppi", "gradient", "hybrid")
 """The table's usual rows; for discrete actions ``categorical_cem`` takes the place of most."""
 
@@ -74,11 +79,16 @@ class PlannerTable:
             [_cells(row) for row in self.rows],
             title=f"{self.task}: one agent, {len(self.rows)} planners",
             notes=(
-                f"Mean over the same {self.episodes} held-out episodes (seed {self.seed}) with 95 % bootstrap "
-                "intervals; the gain is paired by episode. Evaluations: candidate rows a decision, plus the rows "
-                f"differentiated; budget + 2 x gradients <= {self.budget}.",
+                f"{self._truth()}Mean over the same {self.episodes} held-out episodes (seed {self.seed}) with 95 % "
+                "bootstrap intervals; the gain is paired by episode. Evaluations: candidate rows a decision, plus the "
+                f"rows differentiated; budget + 2 x gradients <= {self.budget}.",
             ),
         )
+
+    def _truth(self) -> str:
+        if not any(row.name.endswith(IN_TRUTH) for row in self.rows):
+            return ""
+        return "In the true simulator nothing is guessed but the value at a plan's end; no agent may look there. "
 
     def to_markdown(self) -> str:
         """Return the table in Markdown."""
@@ -103,6 +113,7 @@ def evaluate_planners(
     seed: int = 0,
     *,
     horizon: int | None = None,
+    simulator: bool = False,
     video: str | Path | None = None,
     on_row: Callable[[PlannerRow], None] | None = None,
     **options: Any,
@@ -120,12 +131,14 @@ def evaluate_planners(
         episodes: number of held-out episodes.
         seed: names the set of held-out episodes.
         horizon: planned steps; the agent's own by default.
+        simulator: let planners that need no gradients also try their plans out in the true simulator, with the same
+            budget: the ceiling of what they could bring in a model without mistakes. For MuJoCo's tasks only.
         video: file to which each planner's first episode is recorded, the planner's name added to its stem.
         on_row: called with each row as it is known.
         options: passed on to :func:`~.evaluate.evaluate`.
 
     Raises:
-        SettingsError: the agent cannot plan.
+        SettingsError: the agent cannot plan, or there is no simulator that plans can be tried out in.
         UnknownNameError: a planner that does not exist.
     """
     if not hasattr(agent, "planning_with"):
@@ -141,8 +154,15 @@ def evaluate_planners(
         film = None if video is None else Path(video).with_stem(f"{Path(video).stem}-{name}")
         return evaluate(views[name], env, episodes, seed, video=film, **options)
 
+    rows: list[PlannerRow] = []
+
+    def add(row: PlannerRow) -> None:
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+
+    truth = TrueSimulator(partial(_made, env, options.get("env_kwargs") or {})) if simulator else None
     bare = play(BARE_POLICY)
-    rows = []
     for name, view in views.items():
         if view is None and planners is None:
             continue
@@ -153,10 +173,20 @@ def evaluate_planners(
         else:
             evaluation = play(name)
             row = PlannerRow(name, evaluation, _gain(evaluation, bare), view.planner.budget, view.planner.gradients)
-        rows.append(row)
-        if on_row is not None:
-            on_row(row)
+        add(row)
+        if truth is not None and view is not None and name != BARE_POLICY and not view.planner.gradients:
+            seeing = SimulatorPolicy(agent.planning_with(name, **planning, execute=1), truth)
+            evaluation = evaluate(seeing, truth.env, episodes, seed, max_steps=options.get("max_steps"))
+            add(PlannerRow(name + IN_TRUTH, evaluation, _gain(evaluation, bare), seeing.planner.budget))
+    if truth is not None:
+        truth.close()
     return PlannerTable(env if isinstance(env, str) else _name(env), rows, episodes, seed, budget)
+
+
+def _made(env: EnvLike, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    if isinstance(env, gym.Env):
+        raise SettingsError("To try plans out in the true simulator, name the task or give a factory.")
+    return make_env(env, **kwargs) if isinstance(env, str) else env(**kwargs)
 
 
 def bare_policy(agent: Any) -> Any:

@@ -48,6 +48,9 @@ class EvaluateOptions(Settings):
     several, such as 100,300,900."""
     horizon: Annotated[int, Range(ge=1)] | None = None
     """With --planners or goals: planned steps; by default the agent's own, or 5 blocks."""
+    simulator: bool = False
+    """With --planners: try plans out in the true simulator, too, with the same budget: the ceiling of planning. For
+    MuJoCo's tasks."""
     episodes: Annotated[int, Range(ge=1)] | None = None
     """Held-out episodes, the same for every planner; by default 10, or all goals that there are."""
     objective: str | None = None
@@ -108,8 +111,9 @@ def run(arguments: Sequence[str]) -> int:
     episodes = options.episodes or EPISODES
     play: dict[str, Any] = {"render": options.render, "video": options.video}
     if options.planners is None:
-        if options.horizon is not None:
-            raise SettingsError("--horizon is for the planners of --planners; name one, such as --planners icem.")
+        for name in ("horizon", "simulator"):
+            if getattr(options, name):
+                raise SettingsError(f"--{name} is for the planners of --planners; name one, such as --planners icem.")
         from ..evaluations.evaluate import evaluate
 
         evaluation = evaluate(agent, task, episodes, seed, **play)
@@ -118,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
     else:
         planners = names(options.planners, "--planners")
         how = {"budget": int(options.budget), "horizon": options.horizon, "episodes": episodes, "seed": seed}
-        table = swap_planners(agent, task, planners, **how, **play)
+        table = swap_planners(agent, task, planners, simulator=options.simulator, **how, **play)
         if source.is_dir() and options.task is None:  # the run's report speaks of the task it was trained in
             table.save(source / "planners.json")
         video = next((row.evaluation.video for row in table.rows if row.evaluation), None)
