@@ -12,13 +12,14 @@ self-predictive latents, decoupled from the representation, as in ALM (arXiv 220
 model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, corrected in the manner of
 the doubly robust estimator (arXiv 1511.03722), though without importance weights; PopArt (arXiv 1602.07714) for an
 output layer that keeps its values when their scale changes; Plan2Explore (arXiv 2005.05960) for disagreement as a
-reward.
+reward; SVG (arXiv 1510.09142) and DHMBPO for an actor that climbs through imagined steps.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.clip import Clip
+from ..core.errors import SettingsError
 from ..core.seeding import torch_generator
 from ..core.settings import Range, Width
 from ..world_model import JEPA, ComputeSettings, LatentState, Optimization, OptimizationSettings
@@ -60,6 +62,9 @@ class BehaviourSettings(OptimizationSettings):
     """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""
+    actor_expansion: Annotated[int, Range(ge=0, le=64)] = 0
+    """Imagined steps whose rewards the actor climbs before the critic's value of what follows them, through the model;
+    0 for the critic alone (continuous actions)."""
     target_rate: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Share of the way that the target copies move towards actor and critic at every update."""
     averaging_rate: Annotated[float, Range(gt=0, le=1)] = 0.003
@@ -106,6 +111,11 @@ class Behaviour(nn.Module):
         self.compute = compute or ComputeSettings()
         self.actor: DeterministicActor | CategoricalActor
         if groups:
+            if s.actor_expansion:
+                raise SettingsError(
+                    f"BehaviourSettings.actor_expansion = {s.actor_expansion} needs continuous actions: discrete ones "
+                    "pass no gradient through the model."
+                )
             self.actor = CategoricalActor(latent_dims, groups, s.hidden, s.entropy)
         else:
             self.actor = DeterministicActor(latent_dims, action_dims, s.hidden)
@@ -154,7 +164,7 @@ class Behaviour(nn.Module):
             self._measure_rewards_by(mean_reward_size)
         shape = clip.batch, 1 + (self.settings.value_expansion or 0), clip.actions.shape[-1]
         noise = torch.randn(shape, generator=self.optimization.generator).to(latents)
-        with self.compute.autocast(latents.device):
+        with self.compute.autocast(latents.device), _frozen(model):
             critic_loss, actor_loss, value = self._losses(clip, latents, noise, model)
         self.optimization.step(critic_loss + actor_loss)
         self._follow()
@@ -180,9 +190,26 @@ class Behaviour(nn.Module):
             targets = self._imagined_targets(clip, latents, noise, model)
         values = self.critic(first, clip.actions[:, 0])
         critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
-        gain, saturation = self.actor.objective(first, self.target_critic)
+        gain, saturation = self._climbed(first, model)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
         return critic_loss, actor_loss, values.mean()
+
+    def _climbed(self, latents: Tensor, model: JEPA) -> tuple[Tensor, Tensor]:
+        """Return what the actor climbs from ``latents`` (B, D), and its penalty (B,); see ``actor_expansion``."""
+        steps, kind = self.settings.actor_expansion, self.settings.reward
+        total = penalty = latents.new_zeros(len(latents))
+        weight = total + 1
+        for _ in range(steps):
+            assert isinstance(self.actor, DeterministicActor)
+            before = self.actor.pre_activation(latents)
+            step = model.step(LatentState(latents), before.tanh().unsqueeze(1), kind == "disagreement")
+            assert step.continues is not None
+            total = total + weight * reward_of(step, kind)[:, 0] / self.reward_scale
+            penalty = penalty + before.square().mean(-1)
+            weight = weight * self.settings.discount * step.continues[:, 0]
+            latents = step.state.latents[:, 0].float()
+        value, last = self.actor.objective(latents, self.target_critic)
+        return total + weight * value, (penalty + last) / (steps + 1)
 
     @torch.no_grad()
     def _recorded_targets(self, clip: Clip, latents: Tensor, noise: Tensor) -> Tensor:
@@ -275,3 +302,16 @@ class Behaviour(nn.Module):
         for critic in (self.critic, self.target_critic):
             critic.rescale(change)
         self.reward_scale.fill_(size)
+
+
+@contextmanager
+def _frozen(model: JEPA) -> Iterator[None]:
+    """Let gradients pass through ``model``, and none reach it, inside the block."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -12,7 +12,7 @@ from forethought.agents.behaviour import Behaviour, BehaviourSettings
 from forethought.agents.critic import CriticEnsemble
 from forethought.agents.objective import RewardObjective
 from forethought.core.clip import Clip
-from forethought.core.errors import UnsupportedSpaceError
+from forethought.core.errors import SettingsError, UnsupportedSpaceError
 from forethought.world_model import JEPA, JEPASettings, LatentState, Step
 
 MODEL = JEPA(3, 2, JEPASettings(latent_dims=4, hidden=16))
@@ -93,6 +93,43 @@ def imagined_target(
     behaviour.target_actor.layers[-1].bias.data.fill_(math.atanh(action))
     latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)[:, : clip.length + 1]
     return behaviour._imagined_targets(clip, latents, torch.zeros(1, imagined + 1, 2), Countdown(error)).item()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (0, 5.0),  # the critic alone
+        (1, (5 + 0.1) / 2 + 0.25 * 4),
+        (2, (5 + 0.1) / 2 + 0.25 * (4 + 0.1) / 2 + 0.25**2 * 3),
+    ],
+)
+def test_the_actor_climbs_imagined_rewards_and_then_the_critic(steps, expected):
+    behaviour = make_behaviour(actor_expansion=steps)
+    behaviour.target_critic = ConstantCritic()
+    behaviour.reward_scale.fill_(2.0)
+    behaviour.actor.layers[-1].weight.data.zero_()
+    behaviour.actor.layers[-1].bias.data.fill_(math.atanh(0.1))
+    gain, penalty = behaviour._climbed(torch.full((3, 4), 5.0), Countdown())
+    assert gain.tolist() == pytest.approx([expected] * 3)
+    assert penalty.tolist() == pytest.approx([math.atanh(0.1) ** 2] * 3)
+
+
+def test_climbing_through_the_model_moves_the_actor_otherwise_and_leaves_the_model_alone():
+    clip, latents, moved = make_clip([1.0, 1.0, 1.0], [0.0] * 3, [1.0, 2.0, 4.0]), torch.randn(1, 4, 4), []
+    for steps in (0, 3):
+        model = JEPA(3, 2, JEPASettings(latent_dims=4, hidden=16))
+        model.load_state_dict(MODEL.state_dict())
+        torch.nn.init.normal_(model.reward_head.logits.weight)
+        behaviour = make_behaviour(actor_expansion=steps)
+        behaviour.update(clip, latents, 1.0, model)
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+        moved.append(behaviour.actor.layers[0].weight.grad.clone())
+    assert not torch.allclose(moved[0], moved[1], atol=1e-4)
+
+
+def test_discrete_actions_pass_no_gradient_through_the_model():
+    with pytest.raises(SettingsError, match="actor_expansion = 2 needs continuous actions"):
+        Behaviour(4, 5, (2, 3), BehaviourSettings(actor_expansion=2))
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,8 @@ def as_options(data: dict[str, Any], prefix: str = "") -> list[str]:
             written += as_options(value, f"{option}.")
         elif isinstance(value, bool):
             written.append(f"--{option}" if value else f"--{prefix}no-{name}".replace("_", "-"))
+        elif isinstance(value, list):
+            written += [f"--{option}", *map(str, value)]
         else:
             written.append(f"--{option}={value}")
     return written
@@ -314,4 +316,4 @@ def test_settings_are_the_same_after_json_and_after_the_command_line(own, traini
     options = read_options(["Pendulum-v1", *as_options(shared), *as_options(own.to_dict())])
     assert options.settings == own
     assert options.agent_settings() == own.to_dict()
-    assert {name: getattr(options.training, name) for name in shared} == shared
+    assert {name: options.training.to_dict()[name] for name in shared} == shared
