@@ -26,6 +26,7 @@ class Episode:
         acting_seed: seeds the agent's own randomness in this episode.
         limit: environment steps after which it is cut.
         recorder: watches every step, if there is one.
+        rewards: of the sound steps so far.
         total, length: undiscounted return and steps so far; a faulty step counts as a step, not towards the return.
         terminated: ended in a terminal state.
         faulty: cut because an observation, a reward or an action was not finite.
@@ -38,6 +39,7 @@ class Episode:
     acting_seed: int
     limit: int
     recorder: VideoRecorder | None = None
+    rewards: list[float] = field(default_factory=list)
     total: float = 0.0
     length: int = 0
     terminated: bool = False
@@ -73,6 +75,7 @@ class Episode:
         if not (_is_finite(reward) and _is_finite(self.observation)):
             self.faulty = self.done = True
             return
+        self.rewards.append(float(reward))
         self.total += float(reward)
         self.terminated = bool(terminated)
         self.cut = self.length >= self.limit and not (terminated or truncated)

@@ -7,7 +7,7 @@ SB3 model, or a class of three lines. Evaluating changes nothing: it uses enviro
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,8 @@ class Evaluation:
         lengths: (E,) environment steps.
         terminated: (E,) bool, ended in a terminal state rather than by a time limit.
         faulty: (E,) bool, cut because an observation, a reward or an action was not finite.
-        seeds: (E,) with which each environment was reset.
+        seeds, acting_seeds: (E,) with which each environment was reset, and of the agent's own randomness there.
+        rewards: of each episode's steps, up to the cut in a faulty one.
         decision_ms: wall time that ``predict`` took per environment step, in milliseconds.
         batch_ms: wall time per call of ``predict``, which decides for all running episodes at once, in milliseconds.
         video: the recorded first episode, if one was asked for and could be rendered.
@@ -42,6 +43,8 @@ class Evaluation:
     terminated: NDArray[np.bool_]
     faulty: NDArray[np.bool_]
     seeds: NDArray[np.int64]
+    acting_seeds: Sequence[int]
+    rewards: Sequence[NDArray[np.float64]]
     decision_ms: float
     batch_ms: float
     video: Path | None = None
@@ -158,6 +161,8 @@ def evaluate(
         terminated=np.array([episode.terminated for episode in played]),
         faulty=np.array([episode.faulty for episode in played]),
         seeds=np.array([episode.seed for episode in played]),
+        acting_seeds=[episode.acting_seed for episode in played],
+        rewards=[np.array(episode.rewards) for episode in played],
         decision_ms=1000 * play.seconds / max(1, play.decisions),
         batch_ms=1000 * play.seconds / max(1, play.calls),
         video=stage.recorded,

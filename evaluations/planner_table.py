@@ -11,12 +11,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..agents.policy import PlanningPolicy
 from ..core.errors import SettingsError, UnsupportedSpaceError
 from ..core.files import write_json
 from ..envs import make_env
 from .evaluate import Evaluation, evaluate
+from .promises import Promises, Promising
 from .stage import EnvLike
-from .statistics import Estimate, paired_gain
+from .statistics import Estimate, number, paired_gain
 from .tables import Table
 from .true_simulator import SimulatorPolicy, TrueSimulator
 
@@ -36,6 +38,7 @@ class PlannerRow:
         gain: mean return above the bare policy's on the same episodes; ``None`` for the bare policy itself, and where
             no episode was sound under both.
         budget, gradients: candidate rows evaluated, and differentiated, per decision.
+        promises: what its plans promised and kept; ``None`` where nothing is known of that.
     """
 
     name: str
@@ -43,6 +46,7 @@ class PlannerRow:
     gain: Estimate | None = None
     budget: int = 0
     gradients: int = 0
+    promises: Promises | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
@@ -52,6 +56,7 @@ class PlannerRow:
             "gain": self.gain.to_dict() if self.gain else None,
             "budget": self.budget,
             "gradients": self.gradients,
+            "promises": self.promises.to_dict() if self.promises else None,
         }
 
 
@@ -75,13 +80,15 @@ class PlannerTable:
     def table(self) -> Table:
         """Return the figures as text."""
         return Table(
-            ("planner", "return", "gain over policy", "evaluations", "ms/decision"),
+            ("planner", "return", "gain over policy", "evaluations", "ms/decision", "promised", "kept", "r"),
             [_cells(row) for row in self.rows],
             title=f"{self.task}: one agent, {len(self.rows)} planners",
             notes=(
                 f"{self._truth()}Mean over the same {self.episodes} held-out episodes (seed {self.seed}) with 95 % "
                 "bootstrap intervals; the gain is paired by episode. Evaluations: candidate rows a decision, plus the "
-                f"rows differentiated; budget + 2 x gradients <= {self.budget}.",
+                f"rows differentiated; budget + 2 x gradients <= {self.budget}. Promised is the discounted return that "
+                "plans predicted, kept what followed in fact, on average, and r how far the two go together; known of "
+                "decisions after which enough was seen.",
             ),
         )
 
@@ -154,6 +161,12 @@ def evaluate_planners(
         film = None if video is None else Path(video).with_stem(f"{Path(video).stem}-{name}")
         return evaluate(views[name], env, episodes, seed, video=film, **options)
 
+    def row_of(name: str, evaluation: Evaluation, acting: Any) -> PlannerRow:
+        gain = None if evaluation is bare else _gain(evaluation, bare)
+        return PlannerRow(
+            name, evaluation, gain, acting.planner.budget, acting.planner.gradients, _promises(acting, evaluation)
+        )
+
     rows: list[PlannerRow] = []
 
     def add(row: PlannerRow) -> None:
@@ -167,17 +180,15 @@ def evaluate_planners(
         if view is None and planners is None:
             continue
         if view is None:
-            row = PlannerRow(name, None)
-        elif name == BARE_POLICY:
-            row = PlannerRow(name, bare, None, view.planner.budget, view.planner.gradients)
-        else:
-            evaluation = play(name)
-            row = PlannerRow(name, evaluation, _gain(evaluation, bare), view.planner.budget, view.planner.gradients)
-        add(row)
-        if truth is not None and view is not None and name != BARE_POLICY and not view.planner.gradients:
-            seeing = SimulatorPolicy(agent.planning_with(name, **planning, execute=1), truth)
-            evaluation = evaluate(seeing, truth.env, episodes, seed, max_steps=options.get("max_steps"))
-            add(PlannerRow(name + IN_TRUTH, evaluation, _gain(evaluation, bare), seeing.planner.budget))
+            add(PlannerRow(name, None))
+            continue
+        add(row_of(name, bare if name == BARE_POLICY else play(name), view))
+        if truth is not None and name != BARE_POLICY and not view.planner.gradients:
+            seeing = _view(agent, name, {**planning, "execute": 1})
+            evaluation = evaluate(
+                SimulatorPolicy(seeing.policy, truth), truth.env, episodes, seed, max_steps=options.get("max_steps")
+            )
+            add(row_of(name + IN_TRUTH, evaluation, seeing))
     if truth is not None:
         truth.close()
     return PlannerTable(env if isinstance(env, str) else _name(env), rows, episodes, seed, budget)
@@ -201,12 +212,17 @@ def acts_bare(agent: Any) -> bool:
 
 
 def _view(agent: Any, name: str, planning: Mapping[str, int]) -> Any:
-    if name == BARE_POLICY:
-        return bare_policy(agent)
     try:
-        return agent.planning_with(name, **planning)
+        view = bare_policy(agent) if name == BARE_POLICY else agent.planning_with(name, **planning)
     except UnsupportedSpaceError:
         return None
+    return Promising(view, agent.settings.behaviour.discount) if isinstance(view, PlanningPolicy) else view
+
+
+def _promises(view: Any, evaluation: Evaluation) -> Promises | None:
+    if not isinstance(view, Promising):
+        return None
+    return view.kept(evaluation.acting_seeds, evaluation.rewards, evaluation.terminated.tolist())
 
 
 def _gain(evaluation: Evaluation, bare: Evaluation) -> Estimate | None:
@@ -216,12 +232,16 @@ def _gain(evaluation: Evaluation, bare: Evaluation) -> Estimate | None:
 
 def _cells(row: PlannerRow) -> tuple[str, ...]:
     if row.evaluation is None:
-        return (row.name, "not for these actions", "", "", "")
+        return (row.name, "not for these actions", *[""] * 6)
     interval, faults = row.evaluation.interval(), row.evaluation.faults
     cut = f", {faults} cut" if faults else ""
     evaluations = f"{row.budget:,}" + (f" + {row.gradients:,}" if row.gradients else "")
     gain = str(row.gain) if row.gain else ""
-    return (row.name, f"{interval or 'unknown'}{cut}", gain, evaluations, f"{row.evaluation.decision_ms:.2f}")
+    kept = ("", "", "")
+    if row.promises is not None:
+        r = row.promises.correlation
+        kept = number(row.promises.promised), number(row.promises.kept), f"{r:.2f}" if np.isfinite(r) else ""
+    return (row.name, f"{interval or 'unknown'}{cut}", gain, evaluations, f"{row.evaluation.decision_ms:.2f}", *kept)
 
 
 def _name(env: Any) -> str:
