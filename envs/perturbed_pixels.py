@@ -49,7 +49,7 @@ class _Control(Perturbation):
 
 @PERTURBATIONS.register("colour")
 class Colour(_Control):
-    """All colours are turned around the colour wheel, brightness apart."""
+    """All colours are turned around the colour wheel, brightness apart; those that would leave it are less colourful."""
 
     name = "colour"
     meaning = "turn of every hue in degrees"
@@ -65,7 +65,10 @@ class Colour(_Control):
         colours = observation.astype(np.float64)
         grey = (colours @ _GREY)[..., None]
         turned = (colours - grey) @ turn.T
-        return (grey + turned - (turned @ _GREY)[..., None]).clip(0, 255).round().astype(np.uint8)
+        turned -= (turned @ _GREY)[..., None]
+        room = np.where(turned > 0, 255 - grey, grey) / np.maximum(np.abs(turned), 1e-9)
+        share = np.minimum(room.min(-1, keepdims=True), 1)  # of the colour for which there is room
+        return (grey + share * turned).round().astype(np.uint8)
 
 
 @PERTURBATIONS.register("brightness")

@@ -131,7 +131,9 @@ class MeanImageNormalizer(RunningNormalizer):
 class LightnessNormalizer(MeanImageNormalizer):
     """Images as :class:`MeanImageNormalizer` has them, but of their lightness alone, as a share of its own mean.
 
-    How strong the light is and which hue things have makes no difference then. The three channels are equal.
+    How strong the light is and which hue things have makes no difference then. Nor do differences from the mean image
+    that are no more than one level of 256, which rounding makes: all over an image they would add up. The three
+    channels are equal.
     """
 
     weights: Tensor
@@ -148,11 +150,19 @@ class LightnessNormalizer(MeanImageNormalizer):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (..., height, width, 3) float32."""
-        return RunningNormalizer.forward(self, self._shares(images)).expand(images.shape)
+        lightness, mean = self._lightness(images)
+        shares, level = lightness / mean, 1 / mean
+        shares = torch.where((shares - self._center).abs() > level, shares, self._center)
+        return RunningNormalizer.forward(self, shares).expand(images.shape)
 
     def _shares(self, images: Tensor) -> Tensor:
+        lightness, mean = self._lightness(images)
+        return lightness / mean
+
+    def _lightness(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lightness (..., height, width, 1) from 0 to 255, and its mean over each image, 1 at least."""
         lightness = images.float() @ self.weights
-        return lightness / lightness.mean((-3, -2), keepdim=True).clamp(min=1)
+        return lightness, lightness.mean((-3, -2), keepdim=True).clamp(min=1)
 
 
 def image_normalizer(settings: VisionSettings) -> ImageNetNormalizer | MeanImageNormalizer:
