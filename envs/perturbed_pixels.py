@@ -49,7 +49,7 @@ class _Control(Perturbation):
 
 @PERTURBATIONS.register("colour")
 class Colour(_Control):
-    """All colours are turned around the colour wheel, brightness apart; those that would leave it are less colourful."""
+    """All colours are turned around the colour wheel, brightness apart; where there is no such colour, it is paler."""
 
     name = "colour"
     meaning = "turn of every hue in degrees"

@@ -321,6 +321,15 @@ def test_sensors_show_what_is_said_and_know_whether_the_truth_moved_on() -> None
     assert not pixels.moved(NominalScale(None, np.array([300.0, 300.0]), None), STEPS)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("turn", [60.0, 200.0])
+def test_turned_colours_are_as_bright_as_before_even_where_there_is_no_such_colour(turn: float) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    turned = perturb(make_env("two-room"), "colour", turn).observe(colours)
+    grey = np.array([0.299, 0.587, 0.114])
+    assert np.abs(turned @ grey - colours @ grey).max() <= 0.5
+    assert np.abs(turned.astype(float) - colours).mean() > 10
+
+
 @pytest.mark.parametrize("name", ["colour", "brightness", "camera"])
 def test_controls_change_the_picture_alone(name: str) -> None:
     env, nominal = perturb(made("two-room:pixels"), name, onset=0), made("two-room:pixels")
