@@ -77,7 +77,10 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
     with limited_threads(settings.threads):
-        agent = _make_agent(settings, run.folder)
+        try:
+            agent = _make_agent(settings, run.folder)
+        except SettingsError as error:
+            raise RunFolderError(f"{run.folder / 'config.json'} holds settings that there are not: {error}") from error
         if not hasattr(agent, "restore"):
             raise RunFolderError(
                 f"{folder} cannot be resumed, because the agent {settings.agent!r} cannot save its experience: "
