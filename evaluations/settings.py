@@ -141,7 +141,7 @@ def settings_of(run: Run) -> TrainSettings:
     try:
         return TrainSettings.from_dict(run.config)
     except SettingsError as error:
-        raise RunFolderError(f"{run.folder} does not hold a training run: {error}") from error
+        raise RunFolderError(f"{run.folder / 'config.json'} does not describe a training run: {error}") from error
 
 
 def list_changes(before: TrainSettings, after: TrainSettings) -> dict[str, str]:

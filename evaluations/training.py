@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from ..agents import make_agent
 from ..agents.registry import agents
 from ..core.checkpoints import Checkpoint
-from ..core.errors import RunFolderError, SettingsError, WriteError
+from ..core.errors import RunFolderError, SettingsError, UnknownNameError, WriteError
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from ..core.settings import Settings
@@ -77,10 +78,8 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
     with limited_threads(settings.threads):
-        try:
+        with _blaming_config(run):
             agent = _make_agent(settings, run.folder)
-        except SettingsError as error:
-            raise RunFolderError(f"{run.folder / 'config.json'} holds settings that there are not: {error}") from error
         if not hasattr(agent, "restore"):
             raise RunFolderError(
                 f"{folder} cannot be resumed, because the agent {settings.agent!r} cannot save its experience: "
@@ -102,7 +101,18 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
     path = run.folder / AGENT_FILE
     if not path.exists():
         raise RunFolderError(f"{folder} holds no {AGENT_FILE} yet: the run is {run.status}; finish or resume it first.")
-    return agents.get(settings.agent).load(path), settings
+    with _blaming_config(run):
+        agent = agents.get(settings.agent)
+    return agent.load(path), settings
+
+
+@contextmanager
+def _blaming_config(run: Run) -> Iterator[None]:
+    """Say of settings and names that there are not, that it is a run's ``config.json`` that asks for them."""
+    try:
+        yield
+    except (SettingsError, UnknownNameError) as error:
+        raise RunFolderError(f"{run.folder / 'config.json'} asks for what there is not: {error}") from error
 
 
 class _Session:

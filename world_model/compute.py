@@ -34,11 +34,14 @@ class ComputeSettings(Settings):
 
 
 def bf16_helps() -> bool:
-    """Return whether this machine multiplies matrices several times as fast in bf16: a GPU, or a processor with AMX."""
+    """Return whether this machine multiplies matrices twice as fast or faster in bf16.
+
+    That is a GPU, or a processor with AMX or with AVX-512's instructions for bf16.
+    """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    has_amx: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return has_amx()
+    instructions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in instructions)
 
 
 class _Compiled:

@@ -137,6 +137,26 @@ def test_a_damaged_file_is_named_skipped_or_harmless(run, runs, monkeypatch, pat
         assert told
 
 
+def test_wherever_a_byte_of_the_settings_is_flipped_they_are_named_or_told_of_as_changed(run, monkeypatch):
+    monkeypatch.setattr("forethought.evaluations.training._Session.go", lambda session: None)
+    config, manifest = run / "config.json", run / "manifest.json"
+    sound, status = config.read_bytes(), manifest.read_bytes()
+    for place in range(0, len(sound), 5):
+        config.write_bytes(sound[:place] + bytes([sound[place] ^ 0x10]) + sound[place + 1 :])
+        manifest.write_bytes(status)
+        told: list[str] = []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for use in (load_trained, resume):
+                try:
+                    use(run)
+                except ForethoughtError as error:
+                    told.append(str(error))
+        told += [str(warning.message) for warning in caught]
+        assert told, place
+        assert all("config.json" in message or "goes on with other settings" in message for message in told), told
+
+
 def test_of_a_damaged_newest_checkpoint_the_one_before_goes_on_to_the_same_end(run, runs):
     truncate(run / "checkpoints" / "rows_000000020_000000040.safetensors")
     with pytest.warns(UserWarning, match=r"rows_000000020_000000040.*Using step_000000020\.zip instead"):
