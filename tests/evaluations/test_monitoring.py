@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from forethought.agents.surprise_files import SURPRISE_FILE
 from forethought.core.errors import SettingsError
 from forethought.envs import make_env
+from forethought.evaluations.monitor_speed import MonitorSpeedSettings, measure_monitor
 from forethought.evaluations.monitoring import calibrated_monitor, film_surprise
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.training import train
@@ -52,6 +54,20 @@ def test_a_film_shows_the_trace_under_what_happens(reacher: Path, tmp_path: Path
     assert picture[-10:].mean() < 100  # the strip is dark
     with pytest.raises(SettingsError, match="cannot have the perturbation"):
         film_surprise(reacher, "wall_passed", tmp_path / "film.gif")
+
+
+def test_watching_is_timed_beside_the_environment_alone(reacher: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    speed = measure_monitor(MonitorSpeedSettings(str(reacher), 60, compile=False, rounds=2, steps=60), told.append)
+    assert list(speed.rows) == ["environment alone", "monitor"]
+    assert told[-1] == "1 of 2 rounds are made."
+    (alone, _), (added, _) = speed.rows.values()
+    assert 0 < alone.value < added.value  # Reacher-v5 is stepped in some 20 us
+    assert "Reacher-v5: what watching costs" in speed.table().to_markdown()
+    speed.save(tmp_path / "monitor.json")
+    kept = json.loads((tmp_path / "monitor.json").read_text())
+    assert kept["rows"]["monitor"]["cpu_ms"]["value"] == added.value
+    assert (kept["block"], kept["settings"]["rounds"]) == (1, 2)
 
 
 def test_an_agent_without_a_world_model_is_never_surprised(tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):
         (("evaluate",), "Which run?"),
         (("adopt", "nowhere", "nowhere"), "cannot be read"),
         (("speed", "loading"), "Which store?"),
+        (("speed", "monitor"), "Which run?"),
         (("speed", "loading", "nowhere"), "no episode store"),
         (("speed", "planning", "--model", "lewmm"), "--model"),
         (("pretrain", "nowhere"), "Which store?"),

@@ -38,7 +38,7 @@ def test_every_command_exists_with_its_options(command, monkeypatch):
         read_options(options)
     elif name == "pretrain":  # what else is an option depends on the store
         parse(PretrainCommand, name, options)
-    elif name == "speed" and options[0] in ("planning", "loading"):
+    elif name == "speed" and options[0] in speed.OTHERS:
         parse(getattr(speed, f"{options[0].title()}SpeedOptions"), name, options[1:])
     else:
         module = importlib.import_module(f"forethought.cli.{name.replace('-', '_')}")

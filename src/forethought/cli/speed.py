@@ -1,4 +1,4 @@
-"""``forethought speed``: what a step costs, of agents in training or environments in processes; a plan; a clip."""
+"""``forethought speed``: what it costs to learn a step, to step environments, to plan, to load clips, to watch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..core.errors import SettingsError
 from ..core.settings import field_names
 from ..evaluations.environment_speed import EnvironmentSpeedSettings, environment_table, measure_environments
 from ..evaluations.loading_speed import LoadingSpeed, LoadingSpeedSettings, measure_loading
+from ..evaluations.monitor_speed import MonitorSpeed, MonitorSpeedSettings, measure_monitor
 from ..evaluations.planning_speed import PlanningSpeedSettings, PlanningSpeedTable, measure_planning
 from ..evaluations.speed import SpeedSettings, SpeedTable, measure_speed
 from .console import console, is_live, print_table
@@ -27,7 +28,8 @@ class SpeedOptions(SpeedSettings):
 
     Or of environments in processes of their own, beside Gymnasium's asynchronous vector (--environments). Also:
     forethought speed planning, how long a plan takes in a LeWorldModel; forethought speed loading STORE, how many clips
-    a store gives in a second, and how many pretraining takes.
+    a store gives in a second, and how many pretraining takes; forethought speed monitor RUN, what a surprise monitor
+    adds to a step.
     """
 
     task: Positional[str] = "HalfCheetah-v5"
@@ -59,10 +61,20 @@ class LoadingSpeedOptions(LoadingSpeedSettings):
     """File to which the figures are written, with versions and settings."""
 
 
+@dataclass(frozen=True)
+class MonitorSpeedOptions(MonitorSpeedSettings):
+    """Measure what a surprise monitor adds to each step of the environment that it watches, compiled and not."""
+
+    run: Annotated[Positional[str], tyro.conf.arg(metavar="RUN")] = ""
+    """Folder of the run whose world model watches."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """File to which the figures are written, with versions and settings."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    if arguments and arguments[0] in _OTHERS:
-        return _OTHERS[arguments[0]](arguments[1:])
+    if arguments and arguments[0] in OTHERS:
+        return OTHERS[arguments[0]](arguments[1:])
     options = parse(SpeedOptions, "speed", arguments)
     if options.environments is not None:
         environments = EnvironmentSpeedSettings(options.task, options.environments)
@@ -92,7 +104,18 @@ def _loading(arguments: Sequence[str]) -> int:
     return _tell(measured, options.out)
 
 
-_OTHERS = {"planning": _planning, "loading": _loading}
+def _monitor(arguments: Sequence[str]) -> int:
+    options = parse(MonitorSpeedOptions, "speed monitor", arguments)
+    if not options.run:
+        raise SettingsError("Which run? Such as: forethought speed monitor runs/HalfCheetah-v5-jepa-0.")
+    shared = {name: getattr(options, name) for name in field_names(MonitorSpeedSettings)}
+    with _status() as show:
+        measured = measure_monitor(MonitorSpeedSettings(**shared), show)
+    return _tell(measured, options.out)
+
+
+OTHERS = {"planning": _planning, "loading": _loading, "monitor": _monitor}
+"""What can be measured beside agents and environments, by the word that follows ``speed``."""
 
 
 @contextmanager
@@ -103,7 +126,7 @@ def _status() -> Iterator[Callable[[str], None]]:
         yield status.update if status else lambda line: None
 
 
-def _tell(measured: SpeedTable | PlanningSpeedTable | LoadingSpeed, out: Path | None) -> int:
+def _tell(measured: SpeedTable | PlanningSpeedTable | LoadingSpeed | MonitorSpeed, out: Path | None) -> int:
     print_table(measured.table())
     if out:
         measured.save(out)
