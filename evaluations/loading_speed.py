@@ -87,7 +87,7 @@ def measure_loading(settings: LoadingSpeedSettings, on_round: Callable[[int], No
     """
     with limited_threads(1):
         training = begin_training(PretrainSettings(settings.store, settings.preset, device=settings.device))
-        spec, store = training.model.clip_spec, EpisodeStore.open(settings.store)
+        spec, store = training.model.clip_spec, EpisodeStore.open(settings.store, read_only=True)
         starts, batch = store.starts(spec), training.settings.batch_size
         rng, seconds = numpy_generator(0, "loading"), []
         for number in range(settings.rounds + 1):

@@ -61,7 +61,7 @@ def default_training(store: str | os.PathLike[str], model: str = "") -> Pretrain
         CheckpointError: there is no store.
         UnknownNameError: no such preset.
     """
-    return PretrainingSettings.fitting(EpisodeStore.open(store).observation_shape, model)
+    return PretrainingSettings.fitting(EpisodeStore.open(store, read_only=True).observation_shape, model)
 
 
 def pretrain(
@@ -156,7 +156,7 @@ def begin_training(settings: PretrainSettings, ranks: Ranks = ALONE) -> Pretrain
     Raises:
         ForethoughtError: for a store, preset or setting that does not exist or does not fit.
     """
-    store = EpisodeStore.open(settings.store)
+    store = EpisodeStore.open(settings.store, read_only=True)
     given = PretrainingSettings.fitting(store.observation_shape, settings.model).to_dict()
     asked = PretrainingSettings.from_dict(merged(given, settings.training))
     return Pretraining(store, asked, settings.seed, settings.device, ranks)

@@ -58,7 +58,7 @@ def add_time_to_goal(
                 if on_update is not None:
                     on_update(update, measures)
 
-            store = EpisodeStore.open(pretrained.store)
+            store = EpisodeStore.open(pretrained.store, read_only=True)
             learned = learn_time_to_goal(
                 model.to(training.device), store, training.learned, settings, pretrained.seed, note
             )

@@ -72,6 +72,14 @@ def stop_after(update: int) -> Any:
     return stop
 
 
+def test_recordings_are_only_read(tmp_path: Path, settings: PretrainSettings) -> None:
+    files = sorted(path for path in Path(settings.store).rglob("*") if path.is_file())
+    before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in files]
+    pretrain(settings, tmp_path / "run")
+    assert files == sorted(path for path in Path(settings.store).rglob("*") if path.is_file())
+    assert [(path.stat().st_mtime_ns, path.read_bytes()) for path in files] == before
+
+
 @pytest.mark.parametrize("update", [1, 5, 8])
 def test_an_interrupted_run_ends_as_the_unbroken_one(
     tmp_path: Path, settings: PretrainSettings, update: int, monkeypatch: pytest.MonkeyPatch

@@ -36,7 +36,7 @@ def evaluate_goals(options: EvaluateOptions) -> int:
     how: dict[str, Any] = {"video": options.video}
     how |= {"offsets": options.offsets, "episodes": options.episodes, "seed": options.seed or 0}
     if options.protocol == "lewm":
-        store = EpisodeStore.open(pretrain_settings_of(Run.open(options.run[0])).store)
+        store = EpisodeStore.open(pretrain_settings_of(Run.open(options.run[0])).store, read_only=True)
         seed = AUTHORS_SEED if options.seed is None else options.seed
         count = options.episodes or AUTHORS_EPISODES
         how["pairs_of"] = partial(recorded_pairs, store, count=count, seed=seed)
