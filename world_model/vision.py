@@ -140,7 +140,7 @@ class LightnessNormalizer(MeanImageNormalizer):
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__((*image_shape[:2], 1))
-        self.register_buffer("weights", torch.tensor(LIGHTNESS).unsqueeze(1), persistent=False)
+        self.register_buffer("weights", torch.tensor(LIGHTNESS), persistent=False)
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
@@ -161,7 +161,7 @@ class LightnessNormalizer(MeanImageNormalizer):
 
     def _lightness(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lightness (..., height, width, 1) from 0 to 255, and its mean over each image, 1 at least."""
-        lightness = images.float() @ self.weights
+        lightness = (images.float() * self.weights).sum(-1, keepdim=True)  # a product of matrices would be autocast
         return lightness, lightness.mean((-3, -2), keepdim=True).clamp(min=1)
 
 

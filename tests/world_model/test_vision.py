@@ -28,6 +28,14 @@ def test_light_and_hues_make_no_difference_to_lightness_and_do_to_colours(contro
         assert (difference.abs().mean() < 0.05) == same  # but for rounding, of a spread of 1
 
 
+@pytest.mark.parametrize("normalize", ["lightness", "mean_image", "imagenet"])
+def test_images_look_the_same_where_learning_is_in_half_precision(normalize):
+    normalizer = seen(normalize)
+    with torch.autocast("cpu", torch.bfloat16):
+        learned_from = normalizer(IMAGES[:4])
+    assert torch.equal(learned_from, normalizer(IMAGES[:4]))
+
+
 def test_lightness_is_measured_from_the_mean_image_in_units_of_its_spread():
     normalizer = seen("lightness")
     values = normalizer(IMAGES)
