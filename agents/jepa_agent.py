@@ -21,6 +21,7 @@ from ..core.checkpoints import Checkpoint
 from ..core.errors import CheckpointError, SettingsError
 from ..core.files import load_archive, save_archive
 from ..core.seeding import derive_seed
+from ..core.settings import merged
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs import ActionCodec, Environments, EpisodeStore, ObservationCodec, make_environments
 from ..planners import ActionSpec
@@ -73,7 +74,7 @@ class JEPAAgent(SB3Surface):
         CheckpointError: there is no world model or store, or it is damaged.
     """
 
-    Settings = JEPAAgentSettings
+    Settings: ClassVar[type[JEPAAgentSettings]] = JEPAAgentSettings
     Model: ClassVar[type[JEPA]] = JEPA
 
     def __init__(
@@ -93,7 +94,7 @@ class JEPAAgent(SB3Surface):
         pretrained = None if world_model is None else pretrained_model(world_model)
         if pretrained is not None:
             settings["model"] = settings_from(pretrained, settings.get("model"))
-        self.settings = JEPAAgentSettings.from_dict(settings)
+        self.settings = self.Settings.from_dict(merged(self.Settings().to_dict(), settings))
         if planner is not None:
             self.settings = self.settings.replace(planning=self.settings.planning.replace(planner=planner))
         super().__init__(seed, verbose, tensorboard_log)
