@@ -25,6 +25,8 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's channels, by custom."""
 LIGHTNESS = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in how light a colour looks (ITU-R BT.601)."""
+OUT_OF_PLACE = 0.5
+"""Share of its squared distance to the mean image that remains, at most, of an image that is moved back."""
 NORM_EPS = 1e-12
 MOST_PATCHES = 4
 """Along each side of an image, where the settings are chosen for it."""
@@ -52,6 +54,10 @@ class VisionSettings(Settings):
     """What the encoder sees: how images differ from the mean of those that were seen, scaled to unit spread; the same
     of their lightness alone, as a share of its own mean, so that hues and the strength of the light make no difference;
     or images scaled by the statistics of ImageNet's channels, as in LeWorldModel."""
+    steady: bool = False
+    """Whether an image that is out of place as a whole, by up to an eighth of its side, because the camera was pushed,
+    is moved back before it is encoded, to where it is most like the mean image. Images that are learned from are taken
+    to be in place."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +66,11 @@ class VisionSettings(Settings):
                 raise SettingsError(
                     f"VisionSettings.{part} = {getattr(self, part)} must divide {whole} = {getattr(self, whole)}."
                 )
+        if self.steady and self.normalize == "imagenet":
+            raise SettingsError(
+                "VisionSettings.steady = True needs a mean image to tell what is out of place: normalize = "
+                "'mean_image' or 'lightness'."
+            )
 
     @classmethod
     def fitting(cls, shape: tuple[int, ...]) -> Self:
@@ -108,16 +119,21 @@ class MeanImageNormalizer(RunningNormalizer):
     Their differences are scaled to unit spread in each channel, over all of its pixels. What stands still in front of
     a fixed camera is nothing then, and a small thing that moves is far from it; before, its place was lost in the
     walls, because patches with and without it were nearly the same.
+
+    Args:
+        image_shape: height, width and channels of what is compared.
+        steady: see :class:`VisionSettings`.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], steady: bool = False) -> None:
         super().__init__(*image_shape, limit=100.0, floor=0.5 / 255)  # half of the smallest difference that there is
+        self.steady = steady
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
         """Take ``images`` (B, height, width, 3) into the statistics, a few at a time: they are large in float64."""
         for some in images.split(256):
-            super().update(some.to(self.mean) / 255)
+            super().update(self._measured(some))
 
     def variance(self) -> Tensor:
         """Return the variance of each channel (3,)."""
@@ -125,7 +141,34 @@ class MeanImageNormalizer(RunningNormalizer):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (..., height, width, 3) float32."""
-        return super().forward(images.float() / 255)
+        return super().forward(self._in_place(self._measured(images)))
+
+    def _measured(self, images: Tensor) -> Tensor:
+        """Return what is compared of ``images``, between 0 and about 1."""
+        return images.float() / 255
+
+    def _in_place(self, measured: Tensor) -> Tensor:
+        """Return images (..., height, width, C), those that are out of place moved back, the edges drawn out."""
+        if not self.steady or self.training:
+            return measured
+        images = measured.reshape(-1, *measured.shape[-3:])
+        height, width = images.shape[1:3]
+        reach = height // 8
+        with torch.autocast(images.device.type, enabled=False):
+            ours = images.permute(0, 3, 1, 2)
+            mean = F.pad(self._center.permute(2, 0, 1).unsqueeze(0), [reach] * 4, mode="replicate")
+            # Squared distances (B, K) to the mean image, seen through windows that are shifted down and to the right.
+            alike = F.conv2d(mean, ours)[0].flatten(1)
+            norm = F.conv2d(mean.square(), torch.ones_like(ours[:1]))[0].flatten(1)
+            distance = ours.square().sum((1, 2, 3)).unsqueeze(1) - 2 * alike + norm
+        at_rest = distance.shape[1] // 2
+        least, shift = distance.min(1)
+        shift = torch.where(least < OUT_OF_PLACE * distance[:, at_rest], shift, at_rest).view(-1, 1)
+        down, right = shift // (2 * reach + 1) - reach, shift % (2 * reach + 1) - reach
+        rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)
+        columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)
+        here = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+        return images[here, rows.unsqueeze(2), columns.unsqueeze(1)].view(measured.shape)
 
 
 class LightnessNormalizer(MeanImageNormalizer):
@@ -138,31 +181,25 @@ class LightnessNormalizer(MeanImageNormalizer):
 
     weights: Tensor
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        super().__init__((*image_shape[:2], 1))
+    def __init__(self, image_shape: tuple[int, int, int], steady: bool = False) -> None:
+        super().__init__((*image_shape[:2], 1), steady)
         self.register_buffer("weights", torch.tensor(LIGHTNESS), persistent=False)
-
-    @torch.no_grad()
-    def update(self, images: Tensor) -> None:
-        """Take ``images`` (B, height, width, 3) into the statistics."""
-        for some in images.split(256):
-            RunningNormalizer.update(self, self._shares(some))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (..., height, width, 3) float32."""
-        lightness, mean = self._lightness(images)
-        shares, level = lightness / mean, 1 / mean
+        shares, level = self._shares(images)
+        shares = self._in_place(shares)
         shares = torch.where((shares - self._center).abs() > level, shares, self._center)
         return RunningNormalizer.forward(self, shares).expand(images.shape)
 
-    def _shares(self, images: Tensor) -> Tensor:
-        lightness, mean = self._lightness(images)
-        return lightness / mean
+    def _measured(self, images: Tensor) -> Tensor:
+        return self._shares(images)[0]
 
-    def _lightness(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lightness (..., height, width, 1) from 0 to 255, and its mean over each image, 1 at least."""
+    def _shares(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return lightness (..., height, width, 1) as a share of its mean, 1 at least of 255, and what a level is."""
         lightness = (images.float() * self.weights).sum(-1, keepdim=True)  # a product of matrices would be autocast
-        return lightness, lightness.mean((-3, -2), keepdim=True).clamp(min=1)
+        mean = lightness.mean((-3, -2), keepdim=True).clamp(min=1)
+        return lightness / mean, 1 / mean
 
 
 def image_normalizer(settings: VisionSettings) -> ImageNetNormalizer | MeanImageNormalizer:
@@ -170,7 +207,7 @@ def image_normalizer(settings: VisionSettings) -> ImageNetNormalizer | MeanImage
     if settings.normalize == "imagenet":
         return ImageNetNormalizer()
     seen = LightnessNormalizer if settings.normalize == "lightness" else MeanImageNormalizer
-    return seen(settings.image_shape)
+    return seen(settings.image_shape, settings.steady)
 
 
 class VisionEncoder(nn.Module):

@@ -1,10 +1,11 @@
-"""What encoders see of images: lightness alone, so that light and hues make no difference."""
+"""What encoders see of images: lightness alone, so that light and hues make no difference, and from the same place."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from forethought.core.errors import SettingsError
 from forethought.envs import make_env, perturb
 from forethought.world_model import VisionSettings
 from forethought.world_model.vision import image_normalizer
@@ -44,6 +45,43 @@ def test_lightness_is_measured_from_the_mean_image_in_units_of_its_spread():
     assert float(values.square().mean()) == pytest.approx(1, abs=0.01)
     assert torch.equal(values[..., 0], values[..., 2])
     assert torch.allclose(normalizer(IMAGES[:4].view(2, 2, 16, 16, 3)).flatten(0, 1), values[:4])
+
+
+def walls_and_a_thing(places):
+    """Pictures of a fixed room, grey on black, with something light at each of ``places`` (B, 2)."""
+    room = torch.zeros(len(places), 32, 32, 3, dtype=torch.uint8)
+    room[:, 6:26, 6:26], room[:, 14:18, 6:20] = 100, 0
+    for image, (row, column) in zip(room, places.tolist(), strict=True):
+        image[row : row + 2, column : column + 2] = 220
+    return room
+
+
+@pytest.mark.parametrize("normalize", ["lightness", "mean_image"])
+@pytest.mark.parametrize("learning", [False, True])
+def test_a_camera_that_was_pushed_makes_no_difference_where_it_is_steadied_but_to_learning(normalize, learning):
+    places = torch.randint(8, 13, (200, 2), generator=torch.Generator().manual_seed(1))
+    images = walls_and_a_thing(places)
+    plain, steady = (
+        image_normalizer(VisionSettings(image_size=32, patch_size=16, normalize=normalize, steady=wanted))
+        for wanted in (False, True)
+    )
+    for normalizer in (plain, steady):
+        normalizer.update(images)
+        normalizer.train(learning)
+    assert torch.equal(steady(images), plain(images))  # they are in place
+    for down, right in ((0, 4), (3, -2), (-4, -4)):
+        pushed = images.roll((down, right), (1, 2))  # what is at the edge is black
+        assert not torch.allclose(plain(pushed), plain(images))
+        assert torch.equal(steady(pushed), (plain(pushed) if learning else plain(images)))
+    assert torch.equal(steady(images.view(2, 100, 32, 32, 3)).flatten(0, 1), plain(images))
+    assert torch.equal(steady(pushed[0]), plain(pushed[0] if learning else images[0]))
+    other = 220 - images  # nor does it look like the mean image anywhere else
+    assert torch.equal(steady(other), plain(other))
+
+
+def test_without_a_mean_image_nothing_can_be_out_of_place():
+    with pytest.raises(SettingsError, match="needs a mean image"):
+        VisionSettings(normalize="imagenet", steady=True)
 
 
 def test_what_rounding_makes_of_an_image_is_nothing_and_what_is_more_is_something():
