@@ -145,9 +145,11 @@ def read_source(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a collected store is of: task, env (its arguments), drawn (episodes played so far), and parts.
 
     Raises:
-        RunFolderError: the store in ``folder`` was not collected.
+        RunFolderError: there is no such folder, or the store in it was not collected.
     """
     path = Path(folder) / SOURCE_FILE
+    if not path.parent.is_dir():
+        raise RunFolderError(f"There is no folder {path.parent}, seen from {Path.cwd()}.")
     if not path.exists():
         raise RunFolderError(f"{folder} does not say what task its episodes are of: it has no {SOURCE_FILE}.")
     source: dict[str, Any] = read_json(path)

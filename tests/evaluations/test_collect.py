@@ -179,3 +179,10 @@ def test_episodes_that_are_not_finite_are_left_out_and_counted(tmp_path: Path, m
     monkeypatch.setattr(module, "_play", lambda settings, numbers: [None] * len(numbers))
     with pytest.raises(EnvironmentFault, match="only 0 had no values"):
         collect(WALKS, tmp_path / "none")
+
+
+def test_a_store_that_is_gone_is_told_from_one_of_unknown_origin(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"There is no folder .*gone, seen from"):
+        read_source(tmp_path / "gone")
+    with pytest.raises(RunFolderError, match="does not say what task"):
+        read_source(tmp_path)
