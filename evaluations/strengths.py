@@ -21,7 +21,9 @@ LEVELS = (0.99, 0.95, 0.90, 0.75, 0.50)
 EPISODES = 10
 """Paired episodes on which a strength is judged."""
 TRIALS = 7
-"""Strengths tried for each level, at most."""
+"""Strengths tried for each level, at most, once one with some effect is known to be mild enough for it."""
+COARSE_TRIALS = 14
+"""Strengths tried in order to find that one, where most of a range is too strong."""
 GEOMETRIC = 5.0
 """Ratio of a range's ends beyond which strengths are halved in their logarithm."""
 
@@ -61,7 +63,7 @@ def search_strengths(
         strongest: the greatest of use; it may be below ``mildest``.
         levels: to be crossed.
         whole: whether strengths are whole numbers.
-        trials: halvings for each level.
+        trials: halvings for each level, once a strength beyond ``mildest`` is known to be mild enough for it.
     """
     known = {mildest: 1.0, strongest: measure(strongest)}
     geometric = min(mildest, strongest) > 0 and max(mildest, strongest) / min(mildest, strongest) >= GEOMETRIC
@@ -79,10 +81,12 @@ def search_strengths(
         order = sorted(known, key=lambda strength: abs(strength - mildest))
         first = next(index for index, strength in enumerate(order) if known[strength] <= level)
         mild, strong = order[max(first - 1, 0)], order[first]
-        for _ in range(trials):
-            middle = between(mild, strong)
-            if middle in (mild, strong):
-                break
+        coarse, fine = COARSE_TRIALS, trials
+        while fine and coarse and (middle := between(mild, strong)) not in (mild, strong):
+            if mild == mildest:
+                coarse -= 1
+            else:
+                fine -= 1
             known.setdefault(middle, math.nan)
             if math.isnan(known[middle]):
                 known[middle] = measure(middle)
@@ -117,7 +121,7 @@ def calibrate_strengths(
         episodes: paired ones on which each strength is judged.
         steps: after which an episode is cut.
         seed: of the episodes.
-        trials: strengths tried for each level, at most.
+        trials: see :func:`search_strengths`.
 
     Raises:
         UnknownNameError, SettingsError: there is no such perturbation, the task cannot have it, or the agent earns no

@@ -246,6 +246,10 @@ def test_strengths_are_found_where_a_falling_return_crosses_the_levels() -> None
     weak = search_strengths(lambda strength: 1.0 - strength / 100, 0.0, 10.0)
     assert [one.strength is None for one in weak] == [False, False, False, True, True]
     assert weak[-1].reached == pytest.approx(0.9)
+    steep = search_strengths(lambda strength: 1.0 - 5 * strength, 0.0, 10.0)  # a hundredth of the range is too strong
+    assert all(one.reached == pytest.approx(one.level, abs=0.01) for one in steep)
+    step = search_strengths(lambda strength: 0.0, 0.0, 1.0, (0.5,))  # none is mild enough
+    assert step[0].strength == pytest.approx(0.0, abs=0.001)
     counted = search_strengths(lambda strength: [1.0, 0.8, 0.6, 0.1][int(strength)], 0, 3, whole=True)
     assert {one.strength for one in counted} == {1.0, 2.0}
     assert levels_by_strength(counted) == {1.0: 0.75, 2.0: 0.5}
