@@ -92,7 +92,7 @@ def search_strengths(
                 known[middle] = measure(middle)
             mild, strong = (middle, strong) if known[middle] > level else (mild, middle)
         tried = [strength for strength in known if strength != mildest]
-        best = min(tried, key=lambda strength: abs(known[strength] - level))
+        best = min(tried, key=lambda strength: (abs(known[strength] - level), abs(strength - mildest)))
         found.append(Strength(level, best, known[best]))
     return found
 
