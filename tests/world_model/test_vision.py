@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,16 @@ def test_a_camera_that_was_pushed_makes_no_difference_where_it_is_steadied_but_t
     assert torch.equal(steady(pushed[0]), plain(pushed[0] if learning else images[0]))
     other = 220 - images  # nor does it look like the mean image anywhere else
     assert torch.equal(steady(other), plain(other))
+
+
+def test_in_two_rooms_the_control_of_the_camera_is_not_seen_at_all():
+    env = make_env("two-room")
+    images = np.stack([env.reset(seed=seed)[0] for seed in range(40)])
+    pushed = np.stack([perturb(env, "camera").observe(image) for image in images])
+    normalizer = image_normalizer(VisionSettings(normalize="lightness", steady=True)).eval()
+    normalizer.update(torch.from_numpy(images))
+    assert (pushed != images).any((1, 2, 3)).all()
+    assert torch.equal(normalizer(torch.from_numpy(pushed)), normalizer(torch.from_numpy(images)))
 
 
 def test_without_a_mean_image_nothing_can_be_out_of_place():
