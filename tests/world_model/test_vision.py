@@ -87,7 +87,8 @@ def test_in_two_rooms_the_control_of_the_camera_is_not_seen_at_all():
     normalizer = image_normalizer(VisionSettings(normalize="lightness", steady=True)).eval()
     normalizer.update(torch.from_numpy(images))
     assert (pushed != images).any((1, 2, 3)).all()
-    assert torch.equal(normalizer(torch.from_numpy(pushed)), normalizer(torch.from_numpy(images)))
+    difference = normalizer(torch.from_numpy(pushed)) - normalizer(torch.from_numpy(images))
+    assert difference.abs().max() < 1e-4  # means are taken in another order
 
 
 def test_without_a_mean_image_nothing_can_be_out_of_place():
