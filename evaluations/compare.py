@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from ..core.errors import RunFolderError, SettingsError, did_you_mean
-from ..core.files import read_json, write_json
+from ..core.files import damage_reported, read_json, write_json
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .results import read_results
@@ -156,10 +156,10 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
         job.prepare()
     waiting = [job.settings for job in jobs if job.state == "waiting"]
     _check(waiting)
-    before = _known(root)
-    order = list(dict.fromkeys([*settings.agents, *before.get("agents", [])]))
+    before = read_comparison(root)
+    order = list(dict.fromkeys([*settings.agents, *before["agents"]]))
     command = command_line() if waiting else before.get("command", command_line())
-    anchors = {**before.get("anchors", {}), **settings.anchors}
+    anchors = {**before["anchors"], **settings.anchors}
     comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors, "command": command}
     write_json(root / COMPARISON_FILE, comparison)
     report = on_change or (lambda jobs, job: None)
@@ -180,11 +180,12 @@ def summarise_folders(folders: Sequence[str | os.PathLike[str]], notes: Sequence
 
     Raises:
         RunFolderError: a folder that does not exist or holds no run.
+        CheckpointError: what a comparison has noted there is damaged.
     """
     runs, unread = read_results(folders)
-    known = [_known(Path(folder)) for folder in folders]
-    order = [name for one in known for name in one.get("agents", [])]
-    anchors = {task: value for one in known for task, value in one.get("anchors", {}).items()}
+    known = [read_comparison(Path(folder)) for folder in folders]
+    order = [name for one in known for name in one["agents"]]
+    anchors = {task: value for one in known for task, value in one["anchors"].items()}
     return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)), anchors)
 
 
@@ -197,10 +198,22 @@ def _check(runs: Sequence[TrainSettings]) -> None:
             make_agent(run.agent, run.task, seed=run.seed, device=run.device, **run.agent_settings)
 
 
-def _known(root: Path) -> dict[str, Any]:
+def read_comparison(root: Path) -> dict[str, Any]:
+    """Return what the comparison in ``root`` has noted: its agents in order, anchors by task and, if any, its command.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
     path = root / COMPARISON_FILE
-    known = read_json(path) if path.exists() else {}
-    return known if isinstance(known, dict) else {}
+    if not path.exists():
+        return {"agents": [], "anchors": {}}
+    known = read_json(path)
+    with damage_reported(path):
+        noted: dict[str, Any] = {
+            "agents": [str(name) for name in known.get("agents", [])],
+            "anchors": {str(task): float(value) for task, value in known.get("anchors", {}).items()},
+        }
+        return noted | ({"command": str(known["command"])} if "command" in known else {})
 
 
 def _cores() -> int:

@@ -14,7 +14,7 @@ from ..core.errors import CheckpointError
 from ..core.files import read_json, write_atomically, write_json
 from . import page, plots
 from .cells import Cell
-from .compare import COMPARISON_FILE, summarise_folders
+from .compare import read_comparison, summarise_folders
 from .results import RunResult
 from .statistics import number
 from .summary import Summary, TaskSummary
@@ -153,7 +153,7 @@ def _planner_tables(run: RunResult) -> list[Table]:
 
 def _provenance(summary: Summary, roots: Sequence[Path]) -> str:
     runs = [run for task in summary.tasks for cell in task.cells for run in cell.runs]
-    commands = [read_json(root / COMPARISON_FILE)["command"] for root in roots if (root / COMPARISON_FILE).exists()]
+    commands = [noted["command"] for noted in map(read_comparison, roots) if "command" in noted]
     commands = commands or list(dict.fromkeys(_command(run) for run in runs))
     starts = [start for run in runs for start in run.manifest.get("starts", [])]
     versions = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from forethought.agents import JEPAAgentSettings
-from forethought.core.errors import RunFolderError
+from forethought.core.errors import CheckpointError, RunFolderError
 from forethought.core.runs import Run
+from forethought.evaluations.compare import COMPARISON_FILE, summarise_folders
 from forethought.evaluations.results import read_results, read_run
 from forethought.evaluations.statistics import mean
 from forethought.evaluations.summary import summarise
@@ -296,3 +297,23 @@ def test_return_against_cpu_time_covers_what_all_seeds_spent(make_run, tmp_path)
     curve = summary_of(tmp_path).tasks[0].cells[0].curve("cpu_seconds")
     assert (curve.positions[0], curve.positions[-1]) == (20.0, 40.0)
     assert np.isclose(curve.points[-1].value, (4.0 + 2.0) / 2)
+
+
+def test_anchors_and_order_are_those_that_the_comparison_has_noted(make_run, tmp_path):
+    for task in ("A-v0", "B-v0"):
+        for seed in (0, 1):
+            make_run("jepa", seed, (4.0, 5.0), task=task, random=0.0)
+            make_run("sac", seed, (1.0, 2.0), task=task, random=0.0)
+    (tmp_path / COMPARISON_FILE).write_text('{"agents": ["sac", "jepa"], "anchors": {"A-v0": 40, "B-v0": 10.0}}')
+    summary = summarise_folders([tmp_path])
+    assert [task.anchor for task in summary.tasks] == [40.0, 10.0]
+    assert list(summary.overall) == ["sac", "jepa"]
+    assert summary.overall["sac"]["mean"].value == pytest.approx((1.5 / 40 + 1.5 / 10) / 2)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"agents": 5}', '{"anchors": {"A-v0": "high"}}', '{"anchors": 3}'])
+def test_damage_to_what_a_comparison_has_noted_is_named(make_run, tmp_path, text):
+    make_run()
+    (tmp_path / COMPARISON_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match=COMPARISON_FILE):
+        summarise_folders([tmp_path])
