@@ -9,6 +9,7 @@ import signal
 import sys
 import textwrap
 import threading
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -18,6 +19,7 @@ from forethought.core.runs import Run
 from forethought.evaluations import jobs
 from forethought.evaluations.compare import CompareSettings, compare
 from forethought.evaluations.jobs import Job, folder_of
+from forethought.evaluations.planner_table import evaluate_planners
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.training import resume, train
 from forethought.evaluations.views import ComparisonView
@@ -195,7 +197,10 @@ def test_a_finished_run_goes_on_when_more_is_asked_of_it(scripted):
 
 
 @pytest.mark.filterwarnings("ignore:.*goes on with other settings")
-def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_path):
+def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_path, monkeypatch):
+    few = partial(evaluate_planners, planners=("policy", "cem"), budget=20)
+    monkeypatch.setattr("forethought.evaluations.training.evaluate_planners", few)
+
     def asked(steps):
         return TrainSettings(
             "Pendulum-v1", steps=steps, evaluations=steps // 60, episodes=1, planners_at=(60,), agent_settings=SMALL
@@ -212,6 +217,7 @@ def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_
         [reproducible(row) for row in Run.open(tmp_path / name).read_metrics() if "evaluation/returns" in row]
         for name in ("whole", "part")
     ]
+    assert list(rows[0][0]["planners"]) == ["policy", "cem"]
     for row in (row for run in rows for row in run):
         for record in row.get("planners", {}).values():
             del record["decision_ms"]
