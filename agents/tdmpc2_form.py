@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import gymnasium as gym
+
 from ..world_model import JEPASettings
 from .jepa_agent import JEPAAgent
 from .registry import register_agent
@@ -40,3 +42,4 @@ class TDMPC2FormAgent(JEPAAgent):
     """The JEPA agent in TD-MPC2's form: simplicial latents, a copy that gives targets, MPPI; continuous actions."""
 
     Settings = TDMPC2FormSettings
+    acts_in = (gym.spaces.Box,)  # of what MPPI plans

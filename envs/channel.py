@@ -7,11 +7,15 @@ the one message that is sent at every step, is packed by hand: pickling all of i
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
 import select
 import struct
+from collections import ChainMap
+from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -84,13 +88,30 @@ class Channel:
         self._reading = self._writing = -1  # the numbers may soon belong to other files
 
 
+def _in_its_file(make: Callable[..., CodeType], arguments: tuple[Any, ...], file: str) -> CodeType:
+    return make(*arguments).replace(co_filename=file)
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return _in_its_file, (make, arguments, code.co_filename)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Keeps of code the file that it is from, which errors name; cloudpickle leaves it out from 3.1.3 on."""
+
+    dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
 def pack(value: Any) -> bytes:
     """Return any value as bytes, functions and classes from a script or a notebook included.
 
     Raises:
         Exception: of any kind, where that is impossible.
     """
-    return cloudpickle.dumps(value)
+    packed = io.BytesIO()
+    _Pickler(packed).dump(value)
+    return packed.getvalue()
 
 
 def unpack(payload: bytes) -> Any:

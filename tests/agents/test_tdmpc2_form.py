@@ -51,3 +51,5 @@ def test_the_command_line_has_its_defaults():
 def test_discrete_actions_are_refused_because_mppi_has_none():
     with pytest.raises(ForethoughtError, match="MPPI does not plan categorical actions"):
         make_agent("tdmpc2_form", "CartPole-v1")
+    with pytest.raises(ForethoughtError, match=r"Agents that fit: dqn, jepa, ppo, random\.$"):
+        make_agent("sac", "CartPole-v1")
