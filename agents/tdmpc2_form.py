@@ -4,7 +4,7 @@ Its latents are simplicial, a copy of the encoder that follows now and then give
 is regularized, and it plans by MPPI. Encoder, predictor, heads, actor, critic and their learning are those of the JEPA
 agent, so that this is not TD-MPC2 itself.
 
-Source: TD-MPC2 (arXiv 2310.16828).
+Source: TD-MPC2 (arXiv 2310.16828) for simplicial latents and planning by MPPI.
 """
 
 from __future__ import annotations
