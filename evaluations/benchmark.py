@@ -11,7 +11,8 @@ is a table::
     agent = "jepa"                   # its registered name, if that is another
     settings.model = { hidden = 512 }
 
-A setting of "none" is nothing, for which TOML has no word.
+A setting of "none" is nothing, for which TOML has no word. What others have published about its tasks can stand beside
+them; see :class:`.published.Published`.
 """
 
 from __future__ import annotations
@@ -69,9 +70,15 @@ def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
         },
     }
     try:
-        return CompareSettings.from_dict(document | fields)
+        asked = CompareSettings.from_dict(document | fields)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+    for one in asked.published:
+        for task in one.returns:
+            if task not in asked.tasks:
+                hint = did_you_mean(task, asked.tasks)
+                raise SettingsError(f"{path}: {one.label}: {task!r} is not among the tasks compared.{hint}")
+    return asked
 
 
 def _nothings(value: Any) -> Any:

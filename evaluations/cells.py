@@ -74,14 +74,17 @@ class Cell:
         ends = [run.cpu_seconds[-1] for run in self.counted if len(run.cpu_seconds)]
         return float(np.mean(ends)) if ends and np.isfinite(ends).all() else None
 
-    def after(self, cpu_seconds: float) -> Estimate | None:
-        """Return the mean return after so much training, read off each run's curve; ``None`` unless all curves say."""
-        curves = [(run.cpu_seconds, run.returns) for run in self.counted]
+    def at(self, position: float, against: str = "steps") -> Estimate | None:
+        """Return the mean return after so many ``steps`` or ``cpu_seconds``, read off each run's curve.
+
+        ``None`` unless all runs were measured as early and as late.
+        """
+        curves = [(getattr(run, against), run.returns) for run in self.counted]
         if not curves or not all(len(x) and np.isfinite([*x, *y]).all() for x, y in curves):
             return None
-        if any(not x[0] <= cpu_seconds <= x[-1] for x, _ in curves):
+        if any(not x[0] <= position <= x[-1] for x, _ in curves):
             return None
-        return estimate([np.array([np.interp(cpu_seconds, x, y) for x, y in curves])], mean)
+        return estimate([np.array([np.interp(position, x, y) for x, y in curves])], mean)
 
     def lead_over(self, other: Cell) -> Array | None:
         """Return (n,) by how much the scores exceed those of ``other``, seed by seed; ``None`` for other seeds."""

@@ -12,6 +12,7 @@ from ..core.errors import RunFolderError, SettingsError, did_you_mean
 from ..core.files import damage_reported, read_json, write_json
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
+from .published import Published
 from .results import read_results
 from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line
 from .stage import isolated_generators
@@ -55,6 +56,8 @@ class CompareSettings(Settings):
     """The agents' own settings, by what ``agents`` calls them."""
     anchors: dict[str, float] = field(default_factory=dict)
     """Returns that count as 1 where scores are normalised; on other tasks the best agent's mean does."""
+    published: tuple[Published, ...] = ()
+    """What others have published about these tasks, shown beside what is measured here."""
 
     _named: ClassVar = {"variants": "agents", "agent_settings": "agents", "task_steps": "tasks", "anchors": "tasks"}
     """Fields that hold something for some of the tasks or agents."""
@@ -65,6 +68,9 @@ class CompareSettings(Settings):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise SettingsError(f"CompareSettings.{name} = {values!r} must name at least one, and none twice.")
+        others = [one.agent for one in self.published]
+        if len(set(others)) < len(others):
+            raise SettingsError(f"CompareSettings.published = {others!r} must name no agent twice.")
         for name in self.variants:
             if not name[:1].isalnum():  # folders are named after it
                 raise SettingsError(f"CompareSettings.variants: the name {name!r} must begin with a letter or a digit.")
@@ -160,8 +166,9 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     order = list(dict.fromkeys([*settings.agents, *before["agents"]]))
     command = command_line() if waiting else before.get("command", command_line())
     anchors = {**before["anchors"], **settings.anchors}
-    comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors, "command": command}
-    write_json(root / COMPARISON_FILE, comparison)
+    published = [one.to_dict() for one in settings.published or before["published"]]
+    comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors, "published": published}
+    write_json(root / COMPARISON_FILE, comparison | {"command": command})
     report = on_change or (lambda jobs, job: None)
     report(jobs, None)
     run_jobs(jobs, settings.jobs or _cores(), lambda job: report(jobs, job))
@@ -186,7 +193,8 @@ def summarise_folders(folders: Sequence[str | os.PathLike[str]], notes: Sequence
     known = [read_comparison(Path(folder)) for folder in folders]
     order = [name for one in known for name in one["agents"]]
     anchors = {task: value for one in known for task, value in one["anchors"].items()}
-    return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)), anchors)
+    published = {one.agent: one for noted in known for one in noted["published"]}
+    return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)), anchors, list(published.values()))
 
 
 def _check(runs: Sequence[TrainSettings]) -> None:
@@ -199,19 +207,22 @@ def _check(runs: Sequence[TrainSettings]) -> None:
 
 
 def read_comparison(root: Path) -> dict[str, Any]:
-    """Return what the comparison in ``root`` has noted: its agents in order, anchors by task and, if any, its command.
+    """Return what the comparison in ``root`` has noted.
+
+    That is its agents in order, anchors by task, what others have published and, if any, its command.
 
     Raises:
         CheckpointError: its file is damaged.
     """
     path = root / COMPARISON_FILE
     if not path.exists():
-        return {"agents": [], "anchors": {}}
+        return {"agents": [], "anchors": {}, "published": []}
     known = read_json(path)
     with damage_reported(path):
         noted: dict[str, Any] = {
             "agents": [str(name) for name in known.get("agents", [])],
             "anchors": {str(task): float(value) for task, value in known.get("anchors", {}).items()},
+            "published": [Published.from_dict(one) for one in known.get("published", [])],
         }
         return noted | ({"command": str(known["command"])} if "command" in known else {})
 

@@ -52,6 +52,7 @@ def learning_curves(summary: Summary, task: TaskSummary, theme: Theme = LIGHT) -
     """Return the figure of return against environment steps, with 95 % intervals over seeds.
 
     A solid line is the agent as it acts by default, a dashed one its bare actor; a run that is not finished is dotted.
+    Crosses are what others have published, as far as the runs go.
     """
     return _curves(task, colours(summary), _Axis("steps", "environment steps", "return on held-out episodes"), theme)
 
@@ -181,6 +182,8 @@ def _curves(task: TaskSummary, colour_of: dict[str, str], axis: _Axis, theme: Th
     if judged and task.random_return is not None:
         axes.axhline(task.random_return, color=theme.ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 3)))
         ends.append(_End("acting at random", theme.ink, task.random_return))
+    if judged and axis.attribute == "steps":
+        ends += _published(axes, task, theme)
     if not judged:
         axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
@@ -202,6 +205,17 @@ def _draw(axes: Axes, curve: Curve, unit: float, colour: str, theme: Theme, styl
         edges: dict[str, Any] = {"color": colour, "alpha": theme.band, "linewidth": 0}
         axes.fill_between(positions, np.array(low, float), np.array(high, float), **edges)
     return values[-1]
+
+
+def _published(axes: Axes, task: TaskSummary, theme: Theme) -> list[_End]:
+    """Draw what others have published about ``task``, as far as the runs go, and return the ends."""
+    ends = []
+    for one in task.published:
+        if curve := one.curve(task.task, task.horizon or 0):
+            faint: dict[str, Any] = {"color": theme.ink, "alpha": 0.6, "markersize": 5, "linewidth": 0.8}
+            axes.plot(list(curve), list(curve.values()), "x", linestyle=(0, (1, 2)), **faint)
+            ends.append(_End(one.label, theme.ink, list(curve.values())[-1]))
+    return ends
 
 
 def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:

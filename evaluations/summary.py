@@ -13,8 +13,9 @@ import numpy as np
 from .cells import LAST_EVALUATIONS, Cell, make_cell
 from .jobs import LOG_FILE
 from .planner_worth import planner_worth
+from .published import Published, beside_published
 from .results import Array, RunResult
-from .statistics import Estimate, estimate, mean, on_common_grid, probability_of_improvement
+from .statistics import Estimate, estimate, mean, number, on_common_grid, probability_of_improvement
 from .tables import Table
 
 CPU_HOURS = (0.25, 0.5, 1.0, 2.0)
@@ -31,6 +32,7 @@ class TaskSummary:
         horizon: environment steps that all finished runs cover, where the scores are taken; ``None`` if none is.
         random_return: mean return of acting at random; ``None`` if not measured.
         anchor: return that counts as 1 in normalised scores; ``None`` for the best agent's mean.
+        published: what others have published about some of the tasks.
     """
 
     task: str
@@ -38,6 +40,7 @@ class TaskSummary:
     horizon: float | None
     random_return: float | None
     anchor: float | None = None
+    published: Sequence[Published] = ()
 
     @property
     def unit(self) -> float | None:
@@ -75,13 +78,14 @@ class TaskSummary:
         )
 
     def tables(self) -> list[Table]:
-        """Return the scores, what they cost, and what planners added, as far as that is known."""
+        """Return the scores, what they cost, what is published and what planners added, as far as that is known."""
+        others = beside_published(self.task, self.cells, self.published, self.horizon or 0)
         worth = [planner_worth(self.task, cell) for cell in self.cells]
-        return [self.table(), *(table for table in (self.cost_table(), *worth) if table is not None)]
+        return [self.table(), *(table for table in (self.cost_table(), others, *worth) if table is not None)]
 
     def cost_table(self) -> Table | None:
         """Return what each agent returns after the same computing time, if any has come as far."""
-        after = {cell.label: [cell.after(3600 * hours) for hours in CPU_HOURS] for cell in self.cells}
+        after = {cell.label: [cell.at(3600 * hours, "cpu_seconds") for hours in CPU_HOURS] for cell in self.cells}
         known = [column for column in range(len(CPU_HOURS)) if any(row[column] for row in after.values())]
         if not known:
             return None
@@ -157,6 +161,23 @@ class Summary:
             if len(strata) == len(self.tasks)
         }
 
+    @cached_property
+    def published(self) -> dict[str, float]:
+        """Per published agent with a figure at the horizon of every task, the mean of its normalised scores.
+
+        Empty where 1 is not an anchor on every task: what was published does not change with what we compare.
+        """
+        scores: dict[str, list[float]] = {}
+        for task in self.tasks:
+            low, unit, horizon = task.random_return, task.unit, task.horizon
+            if low is None or unit is None or horizon is None or task.anchor is None:
+                return {}
+            for one in task.published:
+                value = one.curve(task.task, horizon).get(round(horizon))
+                if value is not None:
+                    scores.setdefault(one.label, []).append((value - low) / unit)
+        return {label: float(np.mean(found)) for label, found in scores.items() if len(found) == len(self.tasks)}
+
     def tables(self) -> list[Table]:
         """Return for each task its scores, cost and planners, and one table over all tasks where there are several."""
         tables = [table for task in self.tasks for table in task.tables()]
@@ -172,11 +193,16 @@ class Summary:
             shown = [name for name in heads if name in known]
             columns = ["agent", *(heads[name] for name in shown)]
             rows = [[label, *(str(scores.get(name, "")) for name in shown)] for label, scores in self.overall.items()]
+            rows += [
+                [label, *(number(score) if name == "mean" else "" for name in shown)]
+                for label, score in self.published.items()
+            ]
             note = "Per task, 0 is acting at random and 1 the best agent's mean here"
             anchored = [f"{task.anchor:,g} on {task.task}" for task in self.tasks if task.anchor is not None]
             note += f", or what was set: {', '.join(anchored)}." if anchored else "."
             note += " Planning gains what it adds to the bare actor." if "planning" in known else ""
             note += " The lead is paired by seed." if "lead" in known else ""
+            note += " Published figures are those at the last step, not of three evaluations." if self.published else ""
             tables.append(Table(columns, rows, f"All {len(self.tasks)} tasks", (note,)))
         return tables
 
@@ -193,6 +219,7 @@ class Summary:
                     "horizon": task.horizon,
                     "random_return": task.random_return,
                     "anchor": task.anchor,
+                    "published": [one.to_dict() for one in task.published],
                     "agents": {cell.label: cell.to_dict() for cell in task.cells},
                 }
                 for task in self.tasks
@@ -210,6 +237,7 @@ def summarise(
     notes: Sequence[str] = (),
     order: Sequence[str] = (),
     anchors: Mapping[str, float] | None = None,
+    published: Sequence[Published] = (),
 ) -> Summary:
     """Group ``runs`` by task and agent and work out what may be claimed.
 
@@ -218,6 +246,7 @@ def summarise(
         notes: what is known already, such as runs that could not be read.
         order: names of agents in the order wanted; the others follow by name, the random agent last.
         anchors: returns that count as 1 in normalised scores, by task; where there is none, the best agent's mean does.
+        published: what others have published.
     """
     rank = {name: index for index, name in enumerate([*order, *([] if "jepa" in order else ["jepa"])])}
     tasks, found = [], list(notes)
@@ -234,7 +263,8 @@ def summarise(
         references = [run.random_return for run in mine if run.random_return is not None]
         reference = float(np.mean(references)) if references and np.isfinite(references).all() else None
         anchor = (anchors or {}).get(task)
-        tasks.append(TaskSummary(task, cells, None if grid is None else float(grid[-1]), reference, anchor))
+        horizon, theirs = None if grid is None else float(grid[-1]), [one for one in published if task in one.returns]
+        tasks.append(TaskSummary(task, cells, horizon, reference, anchor, theirs))
     return Summary(tasks, found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ from forethought.evaluations import benchmark
 from forethought.evaluations.benchmark import available_benchmarks, read_benchmark
 
 SMALL = {"model": {"latent_dims": 8, "hidden": 16, "directions": 8}, "behaviour": {"hidden": 16}}
+
+
+PUBLISHED = "tasks = ['Pendulum-v1']\n[agents.sac]\n[[published]]\nagent = 'MR.Q'\nsteps = [1, 2]"
+WHOLE = f"{PUBLISHED}\nsource = ''\nreturns = {{}}"
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +126,20 @@ def test_a_part_keeps_what_belongs_to_its_tasks_and_agents():
         asked.part(["Hoper-v5"])
 
 
+def test_levels_of_the_field_are_read_off_the_published_figures():
+    asked = read_benchmark("mujoco-v4")
+    at_random = {"HalfCheetah-v4": -289.4, "Hopper-v4": 18.8, "Walker2d-v4": 2.8, "Ant-v4": -70.3, "Humanoid-v4": 120.4}
+    means = {
+        one.agent: np.mean(
+            [(one.returns[task][-1] - low) / (asked.anchors[task] - low) for task, low in at_random.items()]
+        )
+        for one in asked.published
+    }
+    known = {"MR.Q": 0.61, "CrossQ": 0.74, "DR.Q": 0.76, "XQC": 0.80, "SimBa": 0.89, "DHMBPO": 1.37, "TD-MPC2": 0.30}
+    assert {name: round(means[name], 2) for name in known} == known
+    assert all(one.steps[-1] == asked.steps for one in asked.published)
+
+
 def test_a_file_is_as_good_as_a_name(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('tasks = ["Pendulum-v1"]\n[agents.sac]\n[agents.wide]\nagent = "jepa"\nsettings.batch_size = 8\n')
@@ -144,6 +163,12 @@ def test_a_file_is_as_good_as_a_name(tmp_path):
             "'CartPole-v1', which is not among the t",
         ),
         ("steps = 0\ntasks = ['Pendulum-v1']\n[agents.sac]", "steps = 0 is out of range"),
+        (PUBLISHED, "needs a value for source"),
+        (f"{PUBLISHED}\nsource = ''\nreturns.A-v0 = [1, 2]", "'A-v0' is not among the tasks compared"),
+        (f"{PUBLISHED}\nsource = ''\nreturns.Pendulum-v1 = [1]", "needs a return for each of the 2 steps"),
+        (f"{PUBLISHED}\nsource = ''\nreturns.Pendulum-v1 = [1, nan]", "must be finite numbers"),
+        (f"{PUBLISHED.replace('2', '1')}\nsource = ''\nreturns = {{}}", r"steps = \[1, 1\] must rise"),
+        (f"{WHOLE}\n[[published]]\n{WHOLE.partition(']]')[2]}", "must name no agent twice"),
     ],
 )
 def test_what_is_no_benchmark_is_refused_in_words(tmp_path, text, message):

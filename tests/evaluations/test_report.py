@@ -17,6 +17,7 @@ from forethought.core.errors import RunFolderError
 from forethought.core.files import write_json
 from forethought.core.runs import Run
 from forethought.evaluations import plots
+from forethought.evaluations.published import Published
 from forethought.evaluations.report import report
 from forethought.evaluations.results import read_results
 from forethought.evaluations.summary import summarise
@@ -162,6 +163,18 @@ def test_an_interval_is_drawn_only_where_there_is_one(make_run, tmp_path):
     make_run("sac", 0)
     summary = summarise(*read_results([tmp_path]))
     assert len(plots.learning_curves(summary, summary.tasks[0]).axes[0].collections) == 1
+
+
+def test_what_others_have_published_is_drawn_as_such_as_far_as_the_runs_go(make_run, tmp_path):
+    make_run("jepa", 0, (4.0, 5.0))
+    others = Published("MR.Q", "its files", (100, 200, 400), {"Task-v0": (5.0, 7.0, 30.0)})
+    (task,) = (summary := summarise(*read_results([tmp_path]), published=[others])).tasks
+    axes = plots.learning_curves(summary, task).axes[0]
+    assert [text.get_text() for text in axes.texts if "MR.Q" in text.get_text()] == ["MR.Q, published"]
+    crosses = next(line for line in axes.lines if line.get_marker() == "x")
+    assert (list(crosses.get_xdata()), list(crosses.get_ydata())) == ([100, 200], [5.0, 7.0])
+    drawn = plots.return_against_cpu(summary, task).axes[0]
+    assert not any("published" in text.get_text() for text in drawn.texts), "nobody has published their computing time"
 
 
 def test_memory_beyond_the_experience_is_drawn_where_it_was_logged(make_run, tmp_path):

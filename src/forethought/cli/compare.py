@@ -15,6 +15,7 @@ from ..core.errors import SettingsError
 from ..core.settings import field_names
 from ..evaluations.benchmark import read_benchmark
 from ..evaluations.compare import CompareSettings, compare
+from ..evaluations.published import Published
 from ..evaluations.summary import Summary
 from ..evaluations.views import ComparisonView
 from .console import console, is_live, print_table
@@ -38,6 +39,7 @@ class CompareOptions(CompareSettings):
     task_steps: Suppress[dict[str, int]] = field(default_factory=dict)
     variants: Suppress[dict[str, str]] = field(default_factory=dict)
     anchors: Suppress[dict[str, float]] = field(default_factory=dict)
+    published: Suppress[tuple[Published, ...]] = ()
     benchmark: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.toml")] = None
     """A comparison that is written down; --tasks, --agents and --steps then name the part of it to make, and --seeds
     more or fewer seeds than it asks for. What was made of it goes on when more is asked for."""
