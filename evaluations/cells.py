@@ -39,6 +39,7 @@ class Cell:
             the task cover; ``None`` where no claim can be made.
         refusal: why not.
         planning_gains: (n,) by how much the scores exceed the bare actor's; ``None`` for agents that do not plan.
+        grid: steps that all finished runs of the task cover, at whose end the scores are taken; ``None`` for none.
     """
 
     label: str
@@ -47,6 +48,12 @@ class Cell:
     scores: Array | None
     refusal: str | None
     planning_gains: Array | None = None
+    grid: Array | None = None
+
+    @property
+    def name(self) -> str:
+        """The label, which says so where no run is finished."""
+        return self.label if self.finished else f"{self.label} (unfinished)"
 
     @property
     def finished(self) -> bool:
@@ -70,9 +77,18 @@ class Cell:
 
     @property
     def cpu_seconds(self) -> float | None:
-        """CPU time of training to the end, mean over the counted runs."""
-        ends = [run.cpu_seconds[-1] for run in self.counted if len(run.cpu_seconds)]
+        """CPU time of training to the end of the grid, or else of the runs, mean over the counted runs."""
+        curves = [(run.steps, run.cpu_seconds) for run in self.counted if len(run.cpu_seconds)]
+        ends = [np.interp(steps[-1] if self.grid is None else self.grid[-1], steps, cpu) for steps, cpu in curves]
         return float(np.mean(ends)) if ends and np.isfinite(ends).all() else None
+
+    @property
+    def height(self) -> float | None:
+        """Mean height of the learning curves on the grid; ``None`` where no claim can be made."""
+        if self.scores is None or self.grid is None:
+            return None
+        heights = [np.interp(self.grid, run.steps, run.returns).mean() for run in self.counted]
+        return float(np.mean(heights)) if np.isfinite(heights).all() else None
 
     def at(self, position: float, against: str = "steps") -> Estimate | None:
         """Return the mean return after so many ``steps`` or ``cpu_seconds``, read off each run's curve.
@@ -127,4 +143,4 @@ def make_cell(label: str, runs: Sequence[RunResult], grid: Array | None) -> Cell
         return Cell(label, runs, counted, None, f"seed {seeds} has evaluations without a single sound episode")
     bare = [np.interp(last, run.steps, run.policy_returns).mean() for run in counted if run.policy_returns is not None]
     gains = scores - np.array(bare) if len(bare) == len(counted) and np.isfinite(bare).all() else None
-    return Cell(label, runs, counted, scores, None, gains)
+    return Cell(label, runs, counted, scores, None, gains, grid)

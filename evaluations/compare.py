@@ -144,7 +144,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     """Make all runs and say what they show.
 
     Called again with the same settings and folder, it skips the runs that are finished and goes on with the others;
-    with more seeds, tasks or agents, it adds theirs.
+    with more seeds, tasks or agents, it adds theirs, and all are compared with the agent that was the first one then.
 
     Args:
         settings: what is compared.
@@ -163,12 +163,13 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     waiting = [job.settings for job in jobs if job.state == "waiting"]
     _check(waiting)
     before = read_comparison(root)
-    order = list(dict.fromkeys([*settings.agents, *before["agents"]]))
+    order = list(dict.fromkeys([*before["agents"], *settings.agents]))
     command = command_line() if waiting else before.get("command", command_line())
     anchors = {**before["anchors"], **settings.anchors}
-    published = [one.to_dict() for one in settings.published or before["published"]]
-    comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors, "published": published}
-    write_json(root / COMPARISON_FILE, comparison | {"command": command})
+    published = [*settings.published, *(one for one in before["published"] if one not in settings.published)]
+    comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors}
+    comparison |= {"published": [one.to_dict() for one in published], "command": command}
+    write_json(root / COMPARISON_FILE, comparison)
     report = on_change or (lambda jobs, job: None)
     report(jobs, None)
     run_jobs(jobs, settings.jobs or _cores(), lambda job: report(jobs, job))
@@ -190,11 +191,16 @@ def summarise_folders(folders: Sequence[str | os.PathLike[str]], notes: Sequence
         CheckpointError: what a comparison has noted there is damaged.
     """
     runs, unread = read_results(folders)
-    known = [read_comparison(Path(folder)) for folder in folders]
+    roots = {path.parent: None for folder in map(Path, folders) for path in sorted(folder.rglob(COMPARISON_FILE))}
+    known = [read_comparison(root) for root in roots]
     order = [name for one in known for name in one["agents"]]
-    anchors = {task: value for one in known for task, value in one["anchors"].items()}
-    published = {one.agent: one for noted in known for one in noted["published"]}
-    return summarise(runs, [*notes, *unread], list(dict.fromkeys(order)), anchors, list(published.values()))
+    anchors: dict[str, float] = {}
+    differing = []
+    for task, value in (pair for one in known for pair in one["anchors"].items()):
+        if anchors.setdefault(task, value) != value:
+            differing.append(f"{task}: comparisons differ in the anchor; {anchors[task]:,g} counts, not {value:,g}.")
+    published = [one for noted in known for one in noted["published"]]
+    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), anchors, published)
 
 
 def _check(runs: Sequence[TrainSettings]) -> None:

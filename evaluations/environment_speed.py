@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from ..core.settings import Range, Settings
+from .clock import cpu_seconds
 from .statistics import Estimate, estimate, mean
 from .tables import Table
 
@@ -62,6 +62,8 @@ def measure_environments(settings: EnvironmentSpeedSettings) -> list[Environment
 
     from ..envs import make_env, make_environments
 
+    if not Path("/proc/self/schedstat").exists():
+        raise OSError("This system does not tell the CPU time of other processes.")
     s = settings
     with ExitStack() as stack:
 
@@ -118,18 +120,8 @@ def environment_table(settings: EnvironmentSpeedSettings, rows: Sequence[Environ
 
 def _cost(step: Step, actions: Sequence[Any]) -> tuple[float, float]:
     """Return wall and CPU microseconds per step."""
-    cpu, wall = _cpu_seconds(), time.perf_counter()
+    cpu, wall = cpu_seconds(), time.perf_counter()
     for action in actions:
         step(action)
-    wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     return 1e6 * wall / len(actions), 1e6 * cpu / len(actions)
-
-
-def _cpu_seconds() -> float:
-    """Return the CPU time of this process and of all beneath it, as Linux tells it."""
-    found, nanoseconds = [os.getpid()], 0
-    for pid in found:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            nanoseconds += int((thread / "schedstat").read_text().split()[0])
-            found += map(int, (thread / "children").read_text().split())
-    return nanoseconds / 1e9

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from ..core.errors import RunFolderError
+from ..core.errors import ForethoughtError, RunFolderError
 from ..core.locks import FolderLock
 from ..core.runs import Run
 from .settings import TrainSettings, list_changes, settings_of
@@ -51,6 +51,7 @@ class Job:
     reason: str = ""
     step: int = 0
     last_return: float | None = None
+    _extends: bool = field(default=False, repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _read_to: int = field(default=0, repr=False)
 
@@ -60,10 +61,9 @@ class Job:
         return f"{self.settings.task}  {self.settings.name}  seed {self.settings.seed}"
 
     def prepare(self) -> None:
-        """Find out what an earlier call left: nothing, a finished run, or one to go on with.
+        """Find out what an earlier call left, and change nothing: no run, a finished one, or one to go on with.
 
-        A longer run that is judged at the same steps will do; a shorter one goes on. A run without a checkpoint to go
-        on from begins again; what it left is moved aside.
+        A longer run that is judged at the same steps will do, once it has come to its own end; a shorter one goes on.
 
         Raises:
             RunFolderError: the folder holds a run with other settings, or one that another process is working on.
@@ -74,25 +74,37 @@ class Job:
         kept = settings_of(run)
         if self.settings.is_beginning_of(kept):
             self.settings = kept
-        if kept.is_beginning_of(self.settings):
-            with run:
-                run.extend(self.settings.to_dict())
-        elif changes := list_changes(kept, self.settings).values():
+        self._extends = kept.is_beginning_of(self.settings)
+        if not self._extends and (changes := list_changes(kept, self.settings).values()):
             raise RunFolderError(
                 f"{self.folder} holds a run with other settings ({'; '.join(changes)}): choose another folder, or "
                 "these settings."
             )
-        if run.status == "finished":
+        if run.status == "finished" and not self._extends:
             self.state = "skipped"
             self.look()
             return
         FolderLock(self.folder).release()  # refuses, by name, a folder in use
+
+    def make_way(self) -> None:
+        """Let what an earlier call left go on to what is asked for; what cannot go on is moved aside."""
+        if not (self.folder / "config.json").exists():
+            return
+        run = Run.open(self.folder)
+        if self._extends:
+            with run:
+                run.extend(self.settings.to_dict())
         if not run.checkpoints():
             aside = (self.folder.with_name(f".{self.folder.name}.abandoned_{number}") for number in range(1, 1000))
             self.folder.rename(next(path for path in aside if not path.exists()))
 
     def start(self) -> None:
-        """Begin the run."""
+        """Begin the run, or go on with it.
+
+        Raises:
+            ForethoughtError, OSError: the folder cannot be worked in.
+        """
+        self.make_way()
         self.folder.mkdir(parents=True, exist_ok=True)
         single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         command = [sys.executable, "-m", WORKER, json.dumps(self.settings.to_dict()), str(self.folder)]
@@ -163,7 +175,7 @@ def folder_of(root: Path, settings: TrainSettings) -> Path:
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None], None]) -> None:
-    """Run the waiting ``jobs``, ``at_once`` at a time; one that crashes costs only itself.
+    """Run the waiting ``jobs``, ``at_once`` at a time; one that crashes or cannot begin costs only itself.
 
     Args:
         jobs: prepared.
@@ -180,8 +192,12 @@ def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None]
             while waiting or running:
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()
-                    running.append(job)
-                    job.start()
+                    try:
+                        job.start()
+                    except (ForethoughtError, OSError) as error:
+                        job.state, job.reason = "failed", str(error)
+                    else:
+                        running.append(job)
                     on_change(job)
                 time.sleep(POLL_S)
                 for job in [job for job in running if job.look()]:

@@ -19,43 +19,6 @@ from ..core.runs import Run
 PROGRESS_EVERY_S = 0.5
 
 
-class Clock:
-    """CPU and wall time of learning alone; whatever happens inside :meth:`paused` does not count.
-
-    Args:
-        cpu_seconds, wall_seconds: what earlier processes of the same run took.
-    """
-
-    def __init__(self, cpu_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
-        cpu, wall = _now()
-        self._start = cpu - cpu_seconds, wall - wall_seconds
-        self._paused_at: tuple[float, float] | None = None
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time of this process, over all of its threads."""
-        return (self._paused_at or _now())[0] - self._start[0]
-
-    @property
-    def wall_seconds(self) -> float:
-        """Wall time."""
-        return (self._paused_at or _now())[1] - self._start[1]
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stand still inside the block."""
-        self._paused_at = before = _now()
-        try:
-            yield
-        finally:
-            self._paused_at, after = None, _now()
-            self._start = self._start[0] + after[0] - before[0], self._start[1] + after[1] - before[1]
-
-
-def _now() -> tuple[float, float]:
-    return time.process_time(), time.perf_counter()
-
-
 class Interruption:
     """Turns Ctrl-C and SIGTERM into a request to stop after the current step; a second one stops at once."""
 

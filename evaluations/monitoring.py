@@ -14,7 +14,7 @@ from ..core.errors import CheckpointError, SettingsError
 from ..envs import make_env, perturb
 from ..envs.perturbations import NominalScale
 from ..envs.perturbations import perturbation as perturbed_by
-from .subject import Subject, load_subject
+from .subject import Acting, Subject, load_subject
 from .video import VideoRecorder, prepare_rendering
 
 BEFORE_S = 5
@@ -50,6 +50,8 @@ def film_surprise(
     strength: float | None = None,
     episodes: int = 100,
     seed: int = 0,
+    acting: Acting = "actor",
+    policy: str | None = None,
 ) -> Path | None:
     """Film an episode in which something impossible happens, with the trace of a calibrated monitor under it.
 
@@ -60,6 +62,8 @@ def film_surprise(
         strength: of the perturbation; its standard one by default.
         episodes: see :func:`calibrated_monitor`.
         seed: of the episode.
+        acting: see :func:`~.subject.load_subject`.
+        policy: see :func:`~.subject.load_subject`.
 
     Returns:
         The file, or nothing where the task cannot be drawn, after a warning.
@@ -68,25 +72,25 @@ def film_surprise(
         UnknownNameError: for a perturbation that does not exist.
         SettingsError: one that the task cannot have, or as :func:`calibrated_monitor`.
     """
-    subject = load_subject(folder)
+    subject = load_subject(folder, acting, policy)
     env = make_env(subject.task, "rgb_array", **subject.env)
     prepare_rendering(env)
     rate = float(env.metadata.get("render_fps") or 30)
-    [world], [acting] = subject.seeds("film", seed, range(1))
+    [world], [drawn] = subject.seeds("film", seed, range(1))
     scale = None
     if perturbed_by(perturbation, env).needs_scale:
         nominal = subject.watch(*subject.seeds("scale", seed, range(SCALED_BY)))
         scale = NominalScale.of(env, [watched.episode for watched in nominal if watched is not None])
     perturbed = perturb(env, perturbation, strength, onset=round(BEFORE_S * rate), scale=scale)
-    watched = SurpriseWrapper(perturbed, _monitor_of(subject, episodes, 1.0))
+    watched = SurpriseWrapper(perturbed, _monitor_of(subject, episodes, 1.0, (acting, policy) == ("actor", None)))
     recorder = VideoRecorder(Path(video), rate)
-    policy = max(subject.policies, key=lambda owned: owned[1])[0]
+    actor = max(subject.policies, key=lambda owned: owned[1])[0]
     observation, info = watched.reset(seed=world)
-    policy.begin(watched, [acting])
+    actor.begin(watched, [drawn])
     done = False
     while not done:
         recorder.capture(watched)
-        [action] = policy.act([observation], [info], np.zeros(1, np.int64))
+        [action] = actor.act([observation], [info], np.zeros(1, np.int64))
         observation, _, terminated, truncated, info = watched.step(action)
         done = terminated or truncated
     recorder.capture(watched)
@@ -94,11 +98,12 @@ def film_surprise(
     return recorder.close()
 
 
-def _monitor_of(subject: Subject, episodes: int, false_alarms_per_1000: float) -> SurpriseMonitor:
+def _monitor_of(subject: Subject, episodes: int, false_alarms_per_1000: float, keeps: bool = True) -> SurpriseMonitor:
+    """Return the monitor that is kept in the run's folder, or a new one, and keep that if it is of who acts usually."""
     if subject.model is None:
         raise SettingsError(f"{subject.folder} holds an agent without a world model, so that nothing can surprise it.")
     path = subject.folder / SURPRISE_FILE
-    if path.exists():
+    if keeps and path.exists():
         try:
             kept = SurpriseMonitor.load(path, subject.model)
         except CheckpointError:  # damaged, or of this model before it learned on
@@ -110,7 +115,8 @@ def _monitor_of(subject: Subject, episodes: int, false_alarms_per_1000: float) -
     played = subject.watch(*subject.seeds("monitor", 0, range(episodes)))
     monitor = SurpriseMonitor(subject.model)
     monitor.calibrate([watched.episode for watched in played if watched is not None], false_alarms_per_1000)
-    monitor.save(path)
+    if keeps:
+        monitor.save(path)
     return monitor
 
 

@@ -26,18 +26,24 @@ def planner_worth(task: str, cell: Cell) -> Table | None:
     if not names:
         return None
     rows = [[name, *(_gain(runs, step, name) for step in steps), _decision(runs, steps[-1], name)] for name in names]
-    bare = ", ".join(f"{number(float(np.mean(_returns(runs, step, BARE_POLICY))))} at {step:,}" for step in steps)
+    bare = ", ".join(f"{_bare(runs, step)} at {step:,}" for step in steps)
     seeds, between = ("seed", "episodes") if len(runs) == 1 else ("seeds", "both")
     note = (
         f"Gain over the bare actor, which returned {bare} steps: mean over {len(runs)} {seeds} and the same held-out "
         f"episodes, with 95 % bootstrap intervals over {between}. Milliseconds at the last step, all episodes at once."
     )
     columns = ["planner", *(f"gain at {step:,} steps" for step in steps), "ms/decision"]
-    return Table(columns, rows, f"{task}: planners in the model of {cell.label}", [note])
+    return Table(columns, rows, f"{task}: planners in the model of {cell.name}", [note])
 
 
 def _returns(runs: Sequence[RunResult], step: int, name: str) -> np.ndarray:
     return np.stack([run.swapped[step][name].returns for run in runs])
+
+
+def _bare(runs: Sequence[RunResult], step: int) -> str:
+    judged = [run.swapped[step].get(BARE_POLICY) for run in runs]
+    means = [np.nan if one is None else one.returns.mean() for one in judged]  # of other numbers of episodes, perhaps
+    return number(float(np.mean(means))) if np.isfinite(means).all() else "an unknown return"
 
 
 def _gain(runs: Sequence[RunResult], step: int, name: str) -> str:

@@ -235,7 +235,7 @@ def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
 def _named(cell: Cell, curve: Curve) -> str:
     value = f"  {number(curve.points[-1].value)}"
     if not cell.finished:
-        return f"{cell.label}{value} (unfinished)"
+        return f"{cell.name}{value}"
     seeds = len(cell.counted)
     return f"{cell.label}{value}  ({seeds} seed{'s' if seeds > 1 else ', no interval'})"
 

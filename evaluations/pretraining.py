@@ -24,8 +24,9 @@ from ..core.settings import Range, Settings, merged
 from ..envs import EpisodeStore
 from ..world_model import JEPA, collapse_alarm, load_model, save_model
 from ..world_model.saving import MODEL_FILE as MODEL_FILE
+from .clock import Clock
 from .collect import read_source
-from .milestones import PROGRESS_EVERY_S, Clock, DispensableWriter, Interruption, MetricsWriter, latest_losses
+from .milestones import PROGRESS_EVERY_S, DispensableWriter, Interruption, MetricsWriter, latest_losses
 from .settings import Progress, TrainingResult
 from .stage import limited_threads
 

@@ -67,12 +67,12 @@ def beside_published(task: str, cells: Sequence[Cell], published: Sequence[Publi
     if not curves:
         return None
     steps = sorted({step for _, curve in curves for step in curve})
-    ours = [[cell.label, *(str(cell.at(step) or "") for step in steps)] for cell in cells]
+    ours = [[cell.name, *(str(cell.at(step) or "") for step in steps)] for cell in cells]
     theirs = [[one.label, *(number(curve[step]) if step in curve else "" for step in steps)] for one, curve in curves]
     sources = " ".join(f"{one.agent}: {one.source}." for one, _ in curves)
     note = (
-        "Above, mean return over seeds at exactly these steps, with 95 % bootstrap intervals; below, what others have "
-        f"published, measured by them and on episodes of their own. {sources}"
+        "Above, mean return over seeds at these steps, read off each run's curve, with 95 % bootstrap intervals; "
+        f"below, what others have published, measured by them and on episodes of their own. {sources}"
     )
     columns = ["agent", *(f"{step:,} steps" for step in steps)]
     return Table(columns, [*ours, *theirs], f"{task}: beside published figures", [note])

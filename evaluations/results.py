@@ -91,8 +91,12 @@ class RunResult:
 
     @property
     def variant(self) -> str:
-        """What tells agents apart beside the seed: what they are called and their settings, as text that sorts."""
-        return json.dumps([self.settings.name, self.agent_settings], sort_keys=True)
+        """What tells agents apart beside the seed, as text that sorts.
+
+        That is what they are called, their settings, and what they knew before they began.
+        """
+        known = {name: value for name in ("store", "world_model") if (value := getattr(self.settings, name))}
+        return json.dumps([self.settings.name, self.agent_settings | known], sort_keys=True)
 
     @property
     def name(self) -> str:

@@ -192,14 +192,15 @@ def _pretrained(run: Run, policy: str | None) -> Subject:
     if policy is not None:
         weights = {policy: 1.0}
     else:
+        unknown = "Whose episodes they were is not known; say who acts: --policy expert, or random."
         try:
             parts = read_source(world.store)["parts"]
         except RunFolderError as error:
-            raise SettingsError(
-                f"{error} Whose episodes they were is not known then; say who acts: --policy expert, or random."
-            ) from error
+            raise SettingsError(f"{error} {unknown}") from error
         weights = {}
         for part in parts:
+            if "policy" not in part:
+                raise SettingsError(f"{world.store} was imported. {unknown}")
             weights[part["policy"]] = weights.get(part["policy"], 0.0) + part["episodes"]
     policies = [(recording_policy(world.task, name), weight) for name, weight in weights.items()]
     return Subject(run.folder, world.task, world.env, world.model, policies, " and ".join(weights), world.fingerprint)

@@ -63,8 +63,7 @@ class TaskSummary:
             if cell.scores is None:
                 row = [cell.label, seeds, "no claim", "", "", ""]
             else:
-                curve = cell.curve()
-                area = f"{np.mean([point.value for point in curve.points]):,.1f}" if curve else ""
+                area = "" if cell.height is None else f"{cell.height:,.1f}"
                 seconds = cell.cpu_seconds
                 time = "" if seconds is None else f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
                 row = [cell.label, seeds, str(cell.score()), str(cell.score(mean)), area, time]
@@ -85,7 +84,7 @@ class TaskSummary:
 
     def cost_table(self) -> Table | None:
         """Return what each agent returns after the same computing time, if any has come as far."""
-        after = {cell.label: [cell.at(3600 * hours, "cpu_seconds") for hours in CPU_HOURS] for cell in self.cells}
+        after = {cell.name: [cell.at(3600 * hours, "cpu_seconds") for hours in CPU_HOURS] for cell in self.cells}
         known = [column for column in range(len(CPU_HOURS)) if any(row[column] for row in after.values())]
         if not known:
             return None
@@ -102,8 +101,8 @@ class TaskSummary:
     def _notes(self) -> list[str]:
         notes = [
             f"Return: mean of the last {LAST_EVALUATIONS} evaluations, over seeds, with 95 % stratified bootstrap "
-            "intervals; over the run: mean height of the learning curve; lead: mean difference of returns, paired by "
-            "seed."
+            "intervals; over the run: mean height of the learning curve until then; lead: mean difference of returns, "
+            "paired by seed."
         ]
         if self.random_return is not None:
             notes.append(f"Acting at random returns {self.random_return:,.1f} on the same episodes.")
@@ -134,8 +133,10 @@ class Summary:
         normalised: dict[str, list[Array]] = {}
         gains: dict[str, list[Array]] = {}
         leads: dict[str, list[Array]] = {}
+        first = self.tasks[0].cells[0].label if self.tasks else ""
         for task in self.tasks:
             scored = [cell for cell in task.cells if cell.scores is not None]
+            leader = next((cell for cell in scored if cell.label == first), None)
             low, unit = task.random_return, task.unit
             if low is None or unit is None or (task.anchor is None and len(scored) < 2):
                 return {}
@@ -144,8 +145,8 @@ class Summary:
                 normalised.setdefault(cell.label, []).append((cell.scores - low) / unit)
                 if cell.planning_gains is not None:
                     gains.setdefault(cell.label, []).append(cell.planning_gains / unit)
-                lead = task.cells[0].lead_over(cell)
-                if lead is not None and cell is not task.cells[0]:
+                lead = None if leader is None or leader is cell else leader.lead_over(cell)
+                if lead is not None:
                     leads.setdefault(cell.label, []).append(lead / unit)
         if len(self.tasks) < 2:
             return {}
@@ -263,8 +264,9 @@ def summarise(
         references = [run.random_return for run in mine if run.random_return is not None]
         reference = float(np.mean(references)) if references and np.isfinite(references).all() else None
         anchor = (anchors or {}).get(task)
-        horizon, theirs = None if grid is None else float(grid[-1]), [one for one in published if task in one.returns]
-        tasks.append(TaskSummary(task, cells, horizon, reference, anchor, theirs))
+        theirs = {one.agent: one for one in reversed(published) if task in one.returns}  # the first of each agent
+        horizon = None if grid is None else float(grid[-1])
+        tasks.append(TaskSummary(task, cells, horizon, reference, anchor, list(theirs.values())[::-1]))
     return Summary(tasks, found)
 
 

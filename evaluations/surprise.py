@@ -143,9 +143,7 @@ class _Benchmark:
             nominal={
                 name: {
                     "threshold": thresholds[name],
-                    "false_alarms": sum(
-                        int(alarm_starts(some > thresholds[name]).sum()) for some in fresh.scores[name]
-                    ),
+                    "false_alarms": sum(_alarms(some, thresholds[name]) for some in fresh.scores[name]),
                     "steps": sum(map(len, fresh.scores[name])),
                     "fit_seconds": seconds,
                     "ms_per_step": cost,

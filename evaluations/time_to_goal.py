@@ -14,7 +14,7 @@ from ..core.locks import FolderLock
 from ..core.runs import Run
 from ..envs import EpisodeStore
 from ..world_model import JEPA, Quasimetric
-from .milestones import Clock
+from .clock import Clock
 from .pretraining import MODEL_FILE, begin_training, load_pretrained, pretrain_settings_of
 from .stage import limited_threads
 

@@ -23,8 +23,9 @@ from ..core.errors import RunFolderError, SettingsError, UnknownNameError, Write
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from ..core.settings import Settings
+from .clock import Clock
 from .evaluate import Evaluation, evaluate
-from .milestones import PROGRESS_EVERY_S, Clock, Interruption, MetricsWriter, MilestoneCallback, latest_losses
+from .milestones import PROGRESS_EVERY_S, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import acts_bare, bare_policy, evaluate_planners
 from .settings import Progress, TrainingResult, TrainSettings, command_line, list_changes, settings_of
 from .stage import limited_threads
@@ -139,7 +140,8 @@ class _Session:
             spent = checkpoint.documents["run"]
             same = _check_changes(run, TrainSettings.from_dict(spent["settings"]), settings)
             came_back = agent.restore(checkpoint)
-            run.note(resume="exact" if same and came_back else "inexact")
+            exact = same and came_back and not _compiles(agent) and run.manifest.get("resume") != "inexact"
+            run.note(resume="exact" if exact else "inexact")
             if not came_back:
                 warnings.warn(
                     f"{settings.task} did not come back to where it had been, so fresh episodes were begun and this "
@@ -150,6 +152,7 @@ class _Session:
         device = str(getattr(agent, "device", "cpu"))
         if (before := run.manifest.get("device", device)) != device:
             warnings.warn(f"{run.folder} goes on on {device}, and was on {before}: results may differ.", stacklevel=3)
+            run.note(resume="inexact")
         run.note(agent_settings=_resolved_settings(agent), device=device)
         self._clock = Clock(spent.get("cpu_seconds", 0.0), spent.get("wall_seconds", 0.0))
         # Pace over the last minute or so, because the first steps, before learning starts, are far quicker.
@@ -330,7 +333,7 @@ def _make_agent(settings: TrainSettings, folder: Path, world_model: str = "") ->
 
 
 def _check_changes(run: Run, saved: TrainSettings, asked: TrainSettings) -> bool:
-    """Return whether the agent's settings are those that were saved; warn of any change, and refuse another run's."""
+    """Return whether what is learned stays the same; warn of any change, and refuse another run's settings."""
     changes = list_changes(saved, asked)
     listed = "; ".join(changes.values())
     if changes.keys() & IDENTITY:
@@ -340,7 +343,12 @@ def _check_changes(run: Run, saved: TrainSettings, asked: TrainSettings) -> bool
         )
     if changes:
         warnings.warn(f"{run.folder} goes on with other settings: {listed}.", stacklevel=2)
-    return not any(name.startswith("agent_settings.") for name in changes)
+    return not any(name.startswith("agent_settings.") or name == "threads" for name in changes)
+
+
+def _compiles(agent: Any) -> bool:
+    """Whether updates are compiled, after which no two processes need agree to the bit."""
+    return bool(_resolved_settings(agent).get("compute", {}).get("compile"))
 
 
 def _resolved_settings(agent: Any) -> dict[str, Any]:

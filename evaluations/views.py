@@ -26,6 +26,9 @@ class ComparisonView:
     Args:
         console: where to show it; standard error by default.
         live: redraw in place; by default where the console is a terminal that can.
+
+    Attributes:
+        all_done: whether all runs were finished when it was last called.
     """
 
     def __init__(self, console: Console | None = None, live: bool | None = None) -> None:
@@ -33,6 +36,7 @@ class ComparisonView:
         redraws = self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live
         self._live = Live(console=self._console, refresh_per_second=4) if redraws else None
         self._began = time.monotonic()
+        self.all_done = False
         self._told: dict[str, float | None] = {}
 
     def __enter__(self) -> Self:
@@ -48,6 +52,7 @@ class ComparisonView:
 
     def __call__(self, jobs: Sequence[Job], changed: Job | None) -> None:
         """Show how ``jobs`` stand; ``changed`` has just begun or ended."""
+        self.all_done = all(job.state in ("finished", "skipped") for job in jobs)
         if self._live is not None:
             self._live.update(self._picture(jobs))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from functools import partial
 import pytest
 from rich.console import Console
 
+from forethought.cli.main import main
 from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError
 from forethought.core.runs import Run
 from forethought.evaluations import jobs
@@ -169,6 +171,38 @@ def test_ctrl_c_lets_the_runs_save_and_a_second_call_goes_on(scripted):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_run_that_cannot_begin_costs_only_itself(scripted):
+    scripted.mkdir()
+    (scripted / "A-v0").write_text("where a folder should be")
+    seen = []
+    summary = compare(
+        settings(tasks=("A-v0", "B-v0")), scripted, lambda jobs, job: seen.append([j.state for j in jobs])
+    )
+    assert seen[-1] == ["failed", "finished"]
+    assert [cell.scores.tolist() for task in summary.tasks for cell in task.cells] == [[20.0]]
+    assert any("sac on A-v0, seed 0, could not begin" in note for note in summary.notes)
+
+
+def test_a_command_whose_runs_failed_does_not_end_as_if_nothing_had_happened(scripted, capsys):
+    command = [
+        "compare",
+        "--tasks",
+        "Task-v0",
+        "--agents",
+        "sac",
+        "--seeds",
+        "2",
+        "--steps",
+        "30",
+        "--out",
+        str(scripted),
+    ]
+    for fate, code in (("crash", 1), ("good", 0)):
+        assert main([*command, "--out", str(scripted), "--set", f"sac.1={fate}"]) == code
+        shutil.rmtree(scripted)
+    assert "no claim" not in capsys.readouterr().out
+
+
 def test_other_settings_in_the_same_folder_are_refused_and_named(scripted):
     compare(settings(), scripted)
     with pytest.raises(RunFolderError, match="steps was 30, is 60"):
@@ -211,6 +245,8 @@ def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_
     job = Job(asked(180), tmp_path / "part")
     job.prepare()
     assert job.state == "waiting"
+    assert Run.open(tmp_path / "part").status == "finished", "finding out changes nothing"
+    job.make_way()
     assert Run.open(tmp_path / "part").status == "interrupted"
     assert resume(tmp_path / "part").step == 180
     rows = [
@@ -223,6 +259,20 @@ def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_
             del record["decision_ms"]
     assert len(rows[0]) == 3
     assert rows[0] == rows[1]
+
+
+def test_what_is_refused_leaves_all_runs_as_they_were(scripted):
+    compare(settings(agents=("jepa", "sac"), steps=20, evaluations=2), scripted)
+    before = {path: path.read_bytes() for path in scripted.rglob("*.json*")}
+    with pytest.raises(RunFolderError, match="other settings"):
+        compare(settings(agents=("jepa", "sac"), agent_settings={"sac": {"gamma": 0.9}}), scripted)
+    assert {path: path.read_bytes() for path in scripted.rglob("*.json*")} == before
+
+
+def test_agents_that_come_later_are_compared_with_the_one_that_was_first(scripted):
+    compare(settings(agents=("jepa", "sac")), scripted)
+    summary = compare(settings(agents=("crossq", "sac")), scripted)
+    assert [cell.label for cell in summary.tasks[0].cells] == ["jepa", "sac", "crossq"]
 
 
 def test_a_part_of_the_steps_keeps_where_it_is_judged():

@@ -16,6 +16,8 @@ from forethought.evaluations.results import read_results, read_run
 from forethought.evaluations.statistics import mean
 from forethought.evaluations.summary import summarise
 
+from .conftest import write_run
+
 
 def summary_of(root, order=(), anchors=None, published=()):
     runs, notes = read_results([root])
@@ -310,6 +312,60 @@ def test_anchors_and_order_are_those_that_the_comparison_has_noted(make_run, tmp
     assert [task.anchor for task in summary.tasks] == [40.0, 10.0]
     assert list(summary.overall) == ["sac", "jepa"]
     assert summary.overall["sac"]["mean"].value == pytest.approx((1.5 / 40 + 1.5 / 10) / 2)
+
+
+def test_runs_that_are_not_finished_are_marked_in_every_table(make_run, tmp_path):
+    make_run("jepa", 0, (4.0, 5.0), status="running", cpu=900.0)
+    make_run("sac", 0, (1.0, 2.0), cpu=900.0)
+    (task,) = summary_of(tmp_path, published=[Published("X", "a file", (200,), {"Task-v0": (3.0,)})]).tasks
+    for table in task.tables()[1:]:
+        assert [row[0] for row in table.rows][:2] == ["jepa (unfinished)", "sac"], table.title
+
+
+def test_height_and_computing_time_are_those_at_the_step_at_which_agents_are_compared(make_run, tmp_path):
+    make_run("jepa", 0, (1.0, 2.0))
+    make_run("sac", 0, (1.0, 2.0, 50.0, 60.0), steps=800)
+    (task,) = summary_of(tmp_path).tasks
+    assert task.horizon == 200
+    assert [(cell.height, cell.cpu_seconds) for cell in task.cells] == [(1.5, 20.0), (1.5, 20.0)]
+
+
+def test_leads_over_all_tasks_are_those_of_one_agent(make_run, tmp_path):
+    for seed in (0, 1):
+        for task, agents in (("A-v0", ("jepa", "sac")), ("B-v0", ("ppo", "sac"))):
+            for agent in agents:
+                make_run(agent, seed, (1.0, 2.0) if agent == "sac" else (5.0, 6.0), task=task)
+    summary = summary_of(tmp_path, order=["jepa", "ppo", "sac"], anchors={"A-v0": 10.0, "B-v0": 10.0})
+    assert [task.cells[0].label for task in summary.tasks] == ["jepa", "ppo"]
+    assert "lead" not in summary.overall["sac"], "nobody is ahead of it on both"
+
+
+def test_what_was_known_beforehand_tells_agents_apart(make_run, tmp_path):
+    make_run("jepa", 0, (1.0, 2.0))
+    make_run("jepa", 1, (5.0, 6.0), store="data/x")
+    make_run("jepa", 2, (5.0, 6.0), world_model="runs/y")
+    (task,) = summary_of(tmp_path).tasks
+    assert len(task.cells) == 3
+    assert any("store=data/x" in cell.label for cell in task.cells)
+
+
+def test_planners_that_were_judged_on_other_numbers_of_episodes_are_not_compared(make_run, tmp_path):
+    for seed, episodes in ((0, 2), (1, 3)):
+        folder = make_run("jepa", seed, (1.0, 2.0))
+        with Run.open(folder) as run:
+            planners = {name: {"returns": [1.0] * episodes, "decision_ms": 1.0} for name in ("policy", "icem")}
+            run.log({"evaluation/returns": [2.0, 2.0], "planners": planners, "time/cpu_seconds": 9.0}, 200)
+    (worth,) = [table for table in summary_of(tmp_path).tables() if "planners" in table.title]
+    assert worth.rows[0][:2] == ["icem", "not comparable"]
+
+
+def test_comparisons_are_found_at_any_depth_and_differences_between_them_are_told(make_run, tmp_path):
+    for part, anchor in (("one", 40.0), ("two", 50.0)):
+        write_run(tmp_path / part, "jepa" if part == "one" else "sac")
+        (tmp_path / part / COMPARISON_FILE).write_text(json.dumps({"anchors": {"Task-v0": anchor}}))
+    summary = summarise_folders([tmp_path])
+    assert summary.tasks[0].anchor == 40
+    assert "Task-v0: comparisons differ in the anchor; 40 counts, not 50." in summary.notes
 
 
 OTHERS = Published("MR.Q", "its files, 10 seeds", (100, 200, 400), {"A-v0": (5, 7, 30), "B-v0": (1, 2, 5)})

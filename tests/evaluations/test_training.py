@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -16,8 +18,10 @@ from stable_baselines3.common.logger import KVWriter
 from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
 from forethought.core.files import load_archive
 from forethought.core.runs import Run
-from forethought.evaluations import milestones, training, worker
-from forethought.evaluations.milestones import Clock, Interruption
+from forethought.evaluations import clock as clocks
+from forethought.evaluations import training, worker
+from forethought.evaluations.clock import Clock
+from forethought.evaluations.milestones import Interruption
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.training import load_trained, resume, train
 
@@ -202,7 +206,7 @@ def test_measuring_the_random_reference_is_not_training_time(tmp_path, stub, mon
         now[0] += 100.0
         return real(agent, *arguments, **rest)
 
-    monkeypatch.setattr(milestones, "_now", lambda: (now[0], now[0]))
+    monkeypatch.setattr(clocks, "_now", lambda: (now[0], now[0]))
     monkeypatch.setattr(training, "evaluate", slow)
     train(settings(), tmp_path / "run")
     assert {(row["time/cpu_seconds"], row["time/wall_seconds"]) for row in evaluations(tmp_path / "run")} == {(0, 0)}
@@ -223,6 +227,20 @@ def test_ctrl_c_while_the_random_reference_is_measured_can_be_resumed_with_nothi
     references = [row for row in Run.open(tmp_path / "run").read_metrics() if "reference/random_returns" in row]
     assert [row["step"] for row in references] == [0]
     assert len(evaluations(tmp_path / "run")) == 10
+
+
+@pytest.mark.filterwarnings("ignore:.*goes on with other settings", "ignore:.*config.json was changed")
+def test_a_run_that_was_not_resumed_exactly_never_claims_to_be_again(tmp_path, stub):
+    stops = [37, 57]
+    stub.options["on_step"] = lambda agent: agent.num_timesteps in stops and os.kill(os.getpid(), signal.SIGINT)
+    train(settings(), tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps({**config, "threads": 2}))
+    found = []
+    for _ in range(2):
+        resume(tmp_path / "run")
+        found.append((Run.open(tmp_path / "run").status, Run.open(tmp_path / "run").manifest["resume"]))
+    assert found == [("interrupted", "inexact"), ("finished", "inexact")]
 
 
 def test_training_time_goes_on_counting_after_a_resume(tmp_path, stub):
@@ -305,6 +323,17 @@ def test_a_clock_stands_still_while_paused():
         assert (clock.cpu_seconds, clock.wall_seconds) == before
     assert before[0] >= 5.0
     assert before[1] <= clock.wall_seconds < before[1] + 0.04
+
+
+def test_what_runs_beneath_the_process_counts_as_its_computing_time():
+    spin = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    clock = Clock()
+    with subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        alive = clock.cpu_seconds
+        child.communicate(b"\n")
+    assert alive >= 0.28
+    assert clock.cpu_seconds >= alive - 0.02
 
 
 def test_progress_tells_steps_pace_return_and_losses(tmp_path, stub):

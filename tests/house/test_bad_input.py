@@ -75,6 +75,8 @@ MISTAKES = {
     "train": ["which task?"],
     "train --resume nowhere": ["nowhere is not a run folder"],
     "train --resume nowhere --steps 7": ["leave out --steps"],
+    "train --resume nowhere --planner cem --model.latent-dims 7": ["leave out --planner, --model.latent-dims"],
+    "train --resume nowhere --agent sac --set gamma=0.9": ["leave out --agent, --set"],
     "evaluate nowhere --task Pendulum-v1": ["nowhere"],
     "evaluate agent.zip": ["agent.zip", "--task"],
     "report nowhere": ["nowhere"],
@@ -94,6 +96,8 @@ MISTAKES = {
     "train Pendulum-v1 --seed": ["'--seed'"],
     "train Pendulum-v1 Ant-v5": ["ant-v5"],
     "evaluate": ["which run"],
+    "evaluate nowhere --objective effort --simulator": ["--simulator does not go with --objective"],
+    "speed --environments 3 --out x.json": ["--out is for agents"],
     "evaluate runs/x --planer cem": ["--planer", "did you mean --planners?"],
     "compare --tasks Pendulum-v1 --sed 3": ["--sed", "did you mean --seeds?"],
 }

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     print_summary(summary)
     folder = shlex.quote(str(out))
     print(f"The runs are in {folder}; a page with plots and films: forethought report {folder}")
-    return 0
+    return 0 if view.all_done else 1
 
 
 def _settings(options: CompareOptions, arguments: Sequence[str]) -> CompareSettings:

@@ -91,29 +91,30 @@ def run(arguments: Sequence[str]) -> int:
     if options.objective is not None:
         if len(options.run) != 1:
             raise SettingsError("One run at a time, please, where --objective asks for something.")
-        _refuse(options, ("offsets", "distance", "form", "execute", "protocol"), "does not go with --objective")
+        goals = "offsets", "distance", "form", "execute", "protocol"
+        refuse(options, (*goals, "simulator"), "does not go with --objective")
         from .wish_evaluation import evaluate_objective
 
         _require_budget(options)
         return evaluate_objective(options, options.run[0])
-    _refuse(options, ("limits",), "is for plans that --objective asks for")
+    refuse(options, ("limits",), "is for plans that --objective asks for")
     if _is_pretrained(options.run[0]):
         from .goal_evaluation import evaluate_goals
 
+        refuse(options, ("simulator",), "is for agents; goals are sought in the world model alone")
         return evaluate_goals(options)
     if len(options.run) != 1:
         raise SettingsError("One run at a time, please; several may only be given where world models plan to goals.")
     [source] = options.run
     goals = "offsets", "distance", "form", "execute", "protocol"
-    _refuse(options, goals, f"is for world models that plan to goals, and {source} holds an agent")
+    refuse(options, goals, f"is for world models that plan to goals, and {source} holds an agent")
     _require_budget(options)
     agent, task, seed = _load(options, source)
     episodes = options.episodes or EPISODES
     play: dict[str, Any] = {"render": options.render, "video": options.video}
     if options.planners is None:
-        for name in ("horizon", "simulator"):
-            if getattr(options, name):
-                raise SettingsError(f"--{name} is for the planners of --planners; name one, such as --planners icem.")
+        swapping = "horizon", "budget", "simulator"
+        refuse(options, swapping, "is for the planners of --planners; name one, such as --planners icem")
         from ..evaluations.evaluate import evaluate
 
         evaluation = evaluate(agent, task, episodes, seed, **play)
@@ -131,7 +132,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _refuse(options: EvaluateOptions, given: Sequence[str], why: str) -> None:
+def refuse(options: EvaluateOptions, given: Sequence[str], why: str) -> None:
     """Refuse options that do not have their default values."""
     for name in given:
         if getattr(options, name) != getattr(EvaluateOptions, name):

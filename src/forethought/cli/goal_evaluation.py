@@ -61,10 +61,14 @@ def _ways(options: EvaluateOptions) -> list[Way]:
     """Return all ways to plan that are asked for: planners x distances x budgets."""
     from ..agents.goals import GOAL_PRESETS, GoalPlanningSettings
     from ..evaluations.goal_table import Way
+    from .evaluate import refuse
 
     planners = ["cem"] if options.planners is None else names(options.planners, "--planners")
     distances = names(options.distance, "--distance")
     budgets = [_number(text, "--budget") for text in names(options.budget, "--budget")]
+    if all(planner in GOAL_PRESETS for planner in planners):
+        own = "budget", "horizon", "form", "execute"
+        refuse(options, own, f"does not go with {' or '.join(planners)}, which settles how to plan by itself")
     shared: dict[str, Any] = {"form": options.form, "execute": options.execute}
     if options.horizon is not None:
         shared["horizon"] = options.horizon

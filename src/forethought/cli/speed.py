@@ -36,6 +36,10 @@ class SpeedOptions(SpeedSettings):
     """Task by name."""
     environments: int | None = None
     """Measure not agents, but this many environments that are stepped together."""
+    rounds: int | None = None  # type: ignore[assignment]
+    """Rounds, in each of which all take their turn; by default 20 of agents, 25 of environments."""
+    steps: int | None = None  # type: ignore[assignment]
+    """Environment steps per round; by default 50 of each agent, 200 of environments."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
     """File to which the figures are written, with versions and settings."""
 
@@ -76,11 +80,16 @@ def run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in OTHERS:
         return OTHERS[arguments[0]](arguments[1:])
     options = parse(SpeedOptions, "speed", arguments)
+    given = {name: value for name in ("rounds", "steps") if (value := getattr(options, name)) is not None}
     if options.environments is not None:
-        environments = EnvironmentSpeedSettings(options.task, options.environments)
+        for name in ("agents", "variants", "seed", "out"):
+            if getattr(options, name) != getattr(SpeedOptions, name):
+                raise SettingsError(f"--{name} is for agents, and does not go with --environments.")
+        environments = EnvironmentSpeedSettings(options.task, options.environments, **given)
         print_table(environment_table(environments, measure_environments(environments)))
         return 0
-    settings = SpeedSettings(**{name: getattr(options, name) for name in field_names(SpeedSettings)})
+    shared = {name: getattr(options, name) for name in ("task", "agents", "variants", "seed")}
+    settings = SpeedSettings(**shared, **given)
     with _status() as show:
         measured = measure_speed(settings, lambda made: show(f"{made} of {settings.rounds} rounds are made."))
     return _tell(measured, options.out)

@@ -101,7 +101,8 @@ def run(arguments: Sequence[str]) -> int:
         from ..evaluations.monitoring import film_surprise
 
         first = table.cells[0]
-        film = film_surprise(options.run, first["perturbation"], options.video, first["strength"], seed=options.seed)
+        who: dict[str, Any] = {"seed": settings.seed, "acting": settings.acting, "policy": settings.policy}
+        film = film_surprise(options.run, first["perturbation"], options.video, first["strength"], **who)
         if film is not None:
             print(f"The film of {first['perturbation']} is in {film}.")
     return 0

@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     training = options.training
     with TrainingProgress() as progress:
         if training.resume is not None:
-            _refuse_changes(training)
+            _refuse_changes(options)
             from ..evaluations.training import resume
 
             result = resume(training.resume, progress)
@@ -121,16 +121,34 @@ def _option(arguments: Sequence[str], option: str, default: str = "") -> str:
     return value
 
 
-def _refuse_changes(training: TrainOptions) -> None:
+def _refuse_changes(options: TrainWithSettings[Any] | TrainWithKeywords) -> None:
+    training = options.training
     changed = [
         f"--{option.name.replace('_', '-')}" if option.name != "task" else "the task"
         for option in dataclasses.fields(training)
         if option.name not in ("resume", "agent_settings") and getattr(training, option.name) != option.default
     ]
+    if isinstance(options, TrainWithKeywords):
+        changed += ["--set"] if options.set else []
+    else:
+        changed += ["--planner"] if options.planner is not None else []
+        changed += _changed(options.settings.to_dict(), type(options.settings)().to_dict())
     if changed:
         raise SettingsError(
             f"--resume goes on with the settings that the run was begun with: leave out {', '.join(changed)}."
         )
+
+
+def _changed(settings: dict[str, Any], usual: dict[str, Any], prefix: str = "--") -> list[str]:
+    """Return the options by which ``settings`` came to differ from ``usual`` ones."""
+    found = []
+    for name, value in settings.items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        if isinstance(value, dict) and isinstance(usual[name], dict):
+            found += _changed(value, usual[name], f"{option}.")
+        elif value != usual[name]:
+            found.append(option)
+    return found
 
 
 def _mention_late_learning(settings: TrainSettings) -> None:

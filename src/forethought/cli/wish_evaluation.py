@@ -30,6 +30,7 @@ def evaluate_objective(options: EvaluateOptions, source: Path) -> int:
     import torch
 
     from ..agents.wish import Wish
+    from ..core.runs import Run
     from ..envs import make_env
     from ..evaluations.action_limits import action_limits
     from ..evaluations.nominal import world_model_of
@@ -66,7 +67,7 @@ def evaluate_objective(options: EvaluateOptions, source: Path) -> int:
         task,
         wish,
         options.episodes or EPISODES,
-        options.seed or 0,
+        Run.open(source).config.get("evaluation_seed", 0) if options.seed is None else options.seed,
         limits=options.limits or "",
         env=arguments,
         on_row=tell,
