@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from ..core.errors import RunFolderError, SettingsError, did_you_mean
 from ..core.files import damage_reported, read_json, write_json
+from ..core.runs import holds_run
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .published import Published
@@ -176,7 +177,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     unmade = [
         f"{job.settings.name} on {job.settings.task}, seed {job.settings.seed}, could not begin: {job.reason}"
         for job in jobs
-        if job.state == "failed" and not (job.folder / "config.json").exists()
+        if job.state == "failed" and not holds_run(job.folder)
     ]
     if len(unmade) == len(jobs):
         raise RunFolderError(f"None of the runs could begin. {unmade[0]}")

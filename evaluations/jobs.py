@@ -20,7 +20,7 @@ from typing import Literal
 
 from ..core.errors import ForethoughtError, RunFolderError
 from ..core.locks import FolderLock
-from ..core.runs import Run
+from ..core.runs import Run, holds_run
 from .settings import TrainSettings, list_changes, settings_of
 
 WORKER = "forethought.evaluations.worker"
@@ -68,7 +68,7 @@ class Job:
         Raises:
             RunFolderError: the folder holds a run with other settings, or one that another process is working on.
         """
-        if not (self.folder / "config.json").exists():
+        if not holds_run(self.folder):
             return
         run = Run.open(self.folder)
         kept = settings_of(run)
@@ -88,7 +88,7 @@ class Job:
 
     def make_way(self) -> None:
         """Let what an earlier call left go on to what is asked for; what cannot go on is moved aside."""
-        if not (self.folder / "config.json").exists():
+        if not holds_run(self.folder):
             return
         run = Run.open(self.folder)
         if self._extends:
@@ -149,7 +149,7 @@ class Job:
         self.state = "failed"
         log = (self.folder / LOG_FILE).read_text(errors="replace").strip().splitlines()
         self.reason = f"killed by {signal.Signals(-code).name}" if code < 0 else log[-1] if log else f"exit code {code}"
-        if (self.folder / "config.json").exists() and Run.open(self.folder).status == "running":
+        if holds_run(self.folder) and Run.open(self.folder).status == "running":
             with Run.open(self.folder) as run:
                 run.set_status("failed", self.reason)
 

@@ -6,6 +6,7 @@ not counted as training time, so a run learns the same with many evaluations as 
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections import deque
@@ -20,6 +21,7 @@ from ..agents import make_agent
 from ..agents.registry import agents
 from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError, SettingsError, UnknownNameError, WriteError
+from ..core.provenance import list_changes as list_other_conditions
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from ..core.settings import Settings
@@ -140,7 +142,7 @@ class _Session:
             spent = checkpoint.documents["run"]
             same = _check_changes(run, TrainSettings.from_dict(spent["settings"]), settings)
             came_back = agent.restore(checkpoint)
-            exact = same and came_back and not _compiles(agent) and run.manifest.get("resume") != "inexact"
+            exact = same and came_back and not _compiles(agent) and _has_been_exact(run)
             run.note(resume="exact" if exact else "inexact")
             if not came_back:
                 warnings.warn(
@@ -343,7 +345,13 @@ def _check_changes(run: Run, saved: TrainSettings, asked: TrainSettings) -> bool
         )
     if changes:
         warnings.warn(f"{run.folder} goes on with other settings: {listed}.", stacklevel=2)
-    return not any(name.startswith("agent_settings.") or name == "threads" for name in changes)
+    return not any(name.startswith("agent_settings.") for name in changes)
+
+
+def _has_been_exact(run: Run) -> bool:
+    """Whether the run never went on otherwise than the unbroken one, by versions, threads or what was noted."""
+    conditions = itertools.pairwise(run.manifest["starts"])
+    return run.manifest.get("resume") != "inexact" and not any(list_other_conditions(*pair) for pair in conditions)
 
 
 def _compiles(agent: Any) -> bool:

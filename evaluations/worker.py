@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.errors import ForethoughtError
 from ..core.memory import keep_freed_memory
-from ..core.runs import Run
+from ..core.runs import Run, holds_run
 from .settings import TrainSettings
 from .training import resume, train
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train or resume; return 0 when finished, 130 when interrupted, 2 after a mistake that one line explains."""
     settings, folder = TrainSettings.from_dict(json.loads(arguments[0])), Path(arguments[1])
     try:
-        goes_on = (folder / "config.json").exists() and bool(Run.open(folder).checkpoints())
+        goes_on = holds_run(folder) and bool(Run.open(folder).checkpoints())
         result = resume(folder) if goes_on else train(settings, folder)
     except ForethoughtError as error:
         sys.stderr.write(f"{error}\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import SettingsError, UnsupportedSpaceError, did_you_mean
 from ..core.registry import Registry
-from ..core.settings import Range, Settings, check_names, check_value, field_names
+from ..core.settings import Range, Settings, check_names, check_value, field_names, whole_range
 from .noise import draw_noise
 from .search import Objective, Search
 from .spec import ActionSpec
@@ -87,7 +87,8 @@ class PlannerSettings(Settings):
 
     def _largest(self, name: str, effort: int) -> Self:
         """Return the settings with the largest ``name`` that fits, or the smallest possible if none does."""
-        low, high = 1, max(effort, 1)
+        low, high = whole_range(type(self), name)
+        high = max(low, min(high, effort))
         while low < high:
             middle = (low + high + 1) // 2
             if self.replace(**{name: middle}).effort <= effort:

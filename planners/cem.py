@@ -40,8 +40,9 @@ class CEM(Planner):
     every iteration and at the end, so that the plan returned is the best one seen, the mean included.
 
     The preset "lewm-paper" is the planner of LeWorldModel (arXiv 2603.19312): 300 samples, 30 iterations, 30 elites, a
-    spread of 1, and the last mean returned, so that what other planners promise, to be no worse than the warm start and
-    the proposals, does not hold. The paper also plans without bounds: give it such a specification.
+    spread of 1, and the last mean returned, unless its cost is not finite, so that what other planners promise, to be
+    no worse than the warm start and the proposals, does not hold. The paper also plans without bounds: give it such a
+    specification.
     """
 
     Settings = CEMSettings

@@ -79,7 +79,7 @@ def _check(planner: Planner) -> None:
 
 
 def _check_listing(name: str, spec: ActionSpec) -> None:
-    if name not in available_planners(spec):
+    if name.rpartition(":")[2] not in available_planners(spec):
         raise BrokenPromise(f"{name!r} is not listed for actions that its class supports.")
     for preset in ("cpu", "gpu"):
         make_planner(name, spec, 3, preset=preset)
@@ -161,15 +161,17 @@ def _never_worse(planner: Planner) -> None:
 
 def _inside_the_bounds(planner: Planner) -> None:
     spec = planner.spec
-    for bowl, state, proposals in _situations(planner):
+    steep = Bowl.make(planner, 6).beyond_the_bounds()
+    for bowl, state, proposals in [*_situations(planner), (steep, planner.initial_state(list(range(6))), None)]:
         if proposals is not None:  # a policy may propose what is out of bounds, or no number at all
             proposals = proposals * 3
             proposals[0, 0, 0, 0] = torch.nan
+            proposals[1, 0, 0, 0] = torch.inf
         watched = Watched(bowl)
         plan = planner.plan(watched, state, proposals)
         for actions in [*watched.actions, plan.actions, plan.state.actions]:
             inside = (actions >= spec.low) & (actions <= spec.high)
-            _expect(bool(inside.all()), "an action lies outside")
+            _expect(bool((inside & actions.isfinite()).all()), "an action lies outside")
             if spec.discrete:
                 _expect(torch.equal(spec.project(actions), actions), "an action is not made of one-hots")
 

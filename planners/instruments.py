@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.errors import ForethoughtError
@@ -47,6 +48,12 @@ class Bowl:
         distance = self.spec.to_units(actions) - self.targets[:, None]
         return (self.weights[:, None] * distance.square()).flatten(2).sum(2) - 1.0
 
+    def beyond_the_bounds(self) -> Bowl:
+        """Return the cost whose minima lie outside, and that one action of each plan decides all but alone."""
+        weights = self.weights.clone()
+        weights[:, 0, 0] = 1000.0
+        return Bowl(self.spec, 4 * self.targets, weights)
+
     def select(self, index: list[int]) -> Bowl:
         """Return the cost of the problems at ``index``."""
         return Bowl(self.spec, self.targets[index], self.weights[index])
@@ -75,6 +82,20 @@ class Watched:
         return sum(actions.shape[1] for actions in self.actions)
 
 
+class _NoReads(TorchFunctionMode):
+    """Raises where values are handed to Python or NumPy, of which dispatch is not told."""
+
+    _READS = (Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function unless it reads values back."""
+        if func in self._READS:
+            raise BrokenPromise(f"{func.__name__} makes the host wait for values that the device computes")
+        return func(*args, **(kwargs or {}))
+
+
 class NoHostSync(TorchDispatchMode):
     """Raises where the host would wait for the device, or read what is on it; on any device, the host included."""
 
@@ -93,6 +114,17 @@ class NoHostSync(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._reads = _NoReads()
+
+    def __enter__(self) -> Any:
+        """Watch from now on."""
+        self._reads.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: object) -> None:
+        """Watch no longer."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._reads.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -59,7 +59,7 @@ class MPPI(Planner):
                 candidates = torch.cat([mean[:, None], samples], 1)
                 costs = search.evaluate(candidates)
             weights = boltzmann_weights(costs, settings.effective_fraction * settings.samples)
-            mean, _ = moments(candidates, weights, mean, mean)
+            mean = self.spec.clip(moments(candidates, weights, mean, mean)[0])  # rounding may leave the bounds
         search.evaluate(mean[:, None])
 
 

@@ -50,9 +50,10 @@ class Search:
         self.given = state.actions[:, None]
         self.proposals = 0
         if proposals is not None:
-            # An entry that is not a number would poison every average that it enters.
-            finite = torch.where(proposals.isnan(), self.given, proposals.to(self.given.dtype))
-            self.given = torch.cat([self.given, spec.project(finite)], 1)
+            # An entry that is no number, or infinite for want of a bound, would poison every average that it enters.
+            numbers = torch.where(proposals.isnan(), self.given, proposals.to(self.given.dtype))
+            valid = spec.project(numbers)
+            self.given = torch.cat([self.given, torch.where(valid.isfinite(), valid, self.given)], 1)
             self.proposals = proposals.shape[1]
         self._objective = objective
         self._records: list[tuple[Tensor, Tensor, Tensor, int]] | None = [] if trace else None
@@ -112,8 +113,14 @@ class Search:
         return Plan(self.best_actions, self.best_cost, self.best_cost.isinf(), state, trace)
 
     def settle(self, candidate: Tensor) -> None:
-        """Return ``candidate`` (B, H, A), the only one evaluated last, though others may have cost less."""
-        self.best_actions, self.best_cost = self.spec.to_actions(candidate), self._last_costs[:, 0]
+        """Take ``candidate`` (B, H, A), the only one evaluated last, for the plan, though others may have cost less.
+
+        Where its cost is not finite, the best one stays.
+        """
+        cost = self._last_costs[:, 0]
+        finite = cost.isfinite()
+        self.best_actions = torch.where(finite[:, None, None], self.spec.to_actions(candidate), self.best_actions)
+        self.best_cost = torch.where(finite, cost, self.best_cost)
 
     @cached_property
     def _scale(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -151,6 +152,6 @@ def as_seeds(seeds: Seeds) -> tuple[int, ...]:
     if isinstance(seeds, int | np.integer):
         return (int(seeds),)
     try:
-        return tuple(int(seed) for seed in seeds)
-    except (TypeError, ValueError) as error:
+        return tuple(operator.index(seed) for seed in seeds)
+    except TypeError as error:
         raise SettingsError(f"Seeds must be whole numbers, one per problem, not {seeds!r}.") from error

@@ -136,11 +136,12 @@ class ErrorModel(nn.Module):
         self.input_mean.copy_(inputs.mean(0))
         self.input_scale.copy_(1 / inputs.std(0).clamp(min=1e-4))
         self._set("error", self._by_part(errors[learned]))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # the host's generator only, so that weights are drawn there
             torch.default_generator.manual_seed(derive_seed(seed, "error model"))
             for layer in list(self.network)[:-1]:
                 if isinstance(layer, nn.Linear):
-                    layer.reset_parameters()
+                    drawn = nn.Linear(layer.in_features, layer.out_features)
+                    layer.load_state_dict(drawn.state_dict())
         self._learn(latents, actions, errors, held_out, seed)
         with torch.no_grad():
             scaled = self._scaled(errors, self(latents, actions)).clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)

@@ -93,6 +93,12 @@ class JEPASettings(Settings):
             raise SettingsError(
                 f"JEPASettings.latent_dims = {self.latent_dims} must be a multiple of {SIMPLEX} for simplicial latents."
             )
+        if self.latent_form != "free" and (self.vision or self.transformer):
+            part = "vision" if self.vision else "transformer"
+            raise SettingsError(
+                f"JEPASettings.latent_form = {self.latent_form!r} is a form of plain networks, and does not go with "
+                f"{part}."
+            )
         if self.ensemble == 1:
             raise SettingsError("JEPASettings.ensemble = 1: a single network cannot disagree; 0 is for none.")
         history = self.transformer.history if self.transformer else 1
@@ -141,6 +147,9 @@ class JEPA(nn.Module):
         action_dims: A, width of one model step's action (``block`` environment actions side by side).
         settings: see :class:`JEPASettings`.
         encoder, predictor, reward_head, continue_head: replacements for the parts that the settings would build.
+
+    Attributes:
+        replaced: names of the parts that were replaced.
     """
 
     ranks = ALONE
@@ -158,6 +167,8 @@ class JEPA(nn.Module):
     ) -> None:
         super().__init__()
         s = settings or JEPASettings()
+        given = {"encoder": encoder, "predictor": predictor, "reward head": reward_head, "continue head": continue_head}
+        self.replaced = [name for name, part in given.items() if part is not None]
         self.settings, self.action_dims = s, action_dims
         self.observation_shape = (observation_shape,) if isinstance(observation_shape, int) else observation_shape
         self.normalizer: RunningNormalizer | ImageNetNormalizer
@@ -293,8 +304,9 @@ class JEPA(nn.Module):
         """Return the whole training objective on ``clip``.
 
         Args:
-            clip: B clips of T = ``unroll`` steps; what follows an episode's end is masked. Where several processes
-                learn together, this one's share of the batch; the losses are those of the whole.
+            clip: B clips of T = ``unroll`` steps; what follows an episode's end is masked, though batch normalisation,
+                which vision and transformers have, takes it into its statistics. Where several processes learn
+                together, this one's share of the batch; the losses are those of the whole.
             directions: from :meth:`draw_directions`; the same in every process.
         """
         s, valid = self.settings, clip.valid

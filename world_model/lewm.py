@@ -140,8 +140,11 @@ def read_config(path: Path) -> tuple[JEPASettings, int]:
         return found
 
     size = value("encoder", "size")
-    if size not in _WIDTHS:
+    if not isinstance(size, str) or size not in _WIDTHS:
         raise CheckpointError(f"{path}: encoder.size = {size!r} is not among {', '.join(_WIDTHS)}.")
+    action_dims = value("action_encoder", "input_dim")
+    if type(action_dims) is not int or action_dims < 1:
+        raise CheckpointError(f"{path}: action_encoder.input_dim = {action_dims!r} is no number of dimensions.")
     width, depth, heads = _WIDTHS[size]
     try:
         settings = LEWM.replace(
@@ -169,7 +172,7 @@ def read_config(path: Path) -> tuple[JEPASettings, int]:
         )
     except SettingsError as error:
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-    return settings, int(value("action_encoder", "input_dim"))
+    return settings, action_dims
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -153,14 +153,8 @@ class Probe(nn.Module):
 
     def _standardize(self, samples: ProbeSamples) -> tuple[Tensor, Tensor]:
         """Take over the statistics of samples, and return their latents and coordinates, standardised, in float64."""
+        self._require(samples, 2, "fitted to")
         latents, values = samples.latents.double(), samples.values.double()
-        expected = (len(latents), self.latent_dims), (len(latents), len(self.quantities))
-        if (latents.shape, values.shape) != expected or len(latents) < 2:
-            raise SettingsError(
-                f"A probe of {self.latent_dims} latent dimensions for {len(self.quantities)} quantities is fitted to "
-                f"at least two samples of these, not to latents {tuple(latents.shape)} and values "
-                f"{tuple(values.shape)}."
-            )
         coordinates = self.coordinates_of(values)
         deviation = latents.std(0)
         scale = torch.where(deviation > CONSTANT_SHARE * latents.abs().amax(0), 1 / deviation, 0.0)
@@ -173,8 +167,18 @@ class Probe(nn.Module):
             buffer.copy_(value)
         return self._normal(ProbeSamples(latents, values))
 
+    def _require(self, samples: ProbeSamples, least: int, use: str) -> None:
+        latents, values = samples.latents, samples.values
+        expected = (len(latents), self.latent_dims), (len(latents), len(self.quantities))
+        if (latents.shape, values.shape) != expected or len(latents) < least:
+            raise SettingsError(
+                f"A probe of {self.latent_dims} latent dimensions for {len(self.quantities)} quantities is {use} at "
+                f"least {least} samples of these, not latents {tuple(latents.shape)} and values {tuple(values.shape)}."
+            )
+
     def _normal(self, samples: ProbeSamples) -> tuple[Tensor, Tensor]:
         """Return latents and coordinates in the units of :meth:`standard`; what is constant is 0."""
+        self._require(samples, 1, "judged on")
         if not (samples.latents.isfinite().all() and samples.values.isfinite().all()):
             raise DivergedError("Some latents or quantities are not finite, so that no probe can be fitted to them.")
         spread = self.spread.double()
@@ -256,7 +260,7 @@ class MLPProbeSettings(Settings):
     updates: Annotated[int, Range(ge=1)] = 1500
     """Updates in all; the learning rate falls to zero along a cosine."""
     batch_size: Annotated[int, Range(ge=2)] = 256
-    """ProbeSamples per update."""
+    """Samples per update."""
     learner: OptimizationSettings = field(
         default_factory=lambda: OptimizationSettings(learning_rate=2e-3, weight_decay=1e-3)
     )

@@ -22,7 +22,6 @@ from ..core.settings import Range, Settings, Width
 from .networks import mlp
 
 KIND = "forethought.quasimetric"
-_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Quasimetric(nn.Module):
 
     def _between(self, first: Tensor, second: Tensor) -> Tensor:
         both, one_way = (first - second).split(self.settings.embedding, -1)
-        symmetric = (both.square().sum(-1) + _FLOOR).sqrt() - _FLOOR**0.5
+        symmetric = torch.linalg.vector_norm(both, dim=-1)  # whose gradient at zero is zero
         steps: Tensor = (symmetric + F.relu(one_way).amax(-1)) * self.log_scale.exp()
         return steps
 

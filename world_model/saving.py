@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, SettingsError
 from ..core.files import damage_reported, load_archive, save_archive
 from .jepa import JEPA
 
@@ -29,7 +29,13 @@ def save_model(model: JEPA, path: str | os.PathLike[str], source: Mapping[str, A
 
     Raises:
         WriteError: it could not be written; what stood in its place is unchanged.
+        SettingsError: a part of the model is not what its settings would build.
     """
+    if model.replaced:
+        raise SettingsError(
+            f"The {' and '.join(model.replaced)} of this world model cannot be built from settings, as a file is read: "
+            "keep its state_dict() instead, and build it anew."
+        )
     document = {"kind": KIND, "config": model.config(), "source": dict(source or {})}
     return save_archive(Path(path), {"model": document}, {"model": model.state_dict()})
 

@@ -67,11 +67,13 @@ def _shrunk_correlation(standard: Tensor) -> Tensor:
     """Return the correlation of ``standard`` (n, D) samples, moved towards none by as much as chance may have made."""
     count, dims = standard.shape
     correlation = standard.T @ standard / count
-    target = torch.eye(dims, dtype=correlation.dtype)
+    none = torch.eye(dims, dtype=correlation.dtype, device=correlation.device)
     squares = standard.square()
-    by_chance = (squares.T @ squares / count - correlation.square()).sum() / count
-    share = float((by_chance / (correlation - target).square().sum().clamp(min=1e-30)).clamp(LEAST_SHRINKAGE, 1))
-    return (1 - share) * correlation + share * target
+    by_chance = (squares.T @ squares / count - correlation.square()) / count
+    other = 1 - none  # the diagonal is known
+    found = (correlation.square() * other).sum().clamp(min=1e-30)
+    share = float(((by_chance * other).sum() / found).clamp(LEAST_SHRINKAGE, 1))
+    return (1 - share) * correlation + share * none
 
 
 @dataclass(frozen=True)

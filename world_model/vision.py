@@ -235,13 +235,13 @@ class VisionEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return latents (..., D)."""
         shape = images.shape[:-3]
-        tokens = self.patch(self._patches(images.flatten(0, -4)))
+        tokens = self.patch(self._patches(images.reshape(-1, *images.shape[-3:])))
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.positions
         *inner, last = self.layers
         for layer in inner:
             tokens = layer(tokens)
         latents: Tensor = self.projector(self.norm(last(tokens, class_only=True)[:, 0]))
-        return latents.unflatten(0, shape)
+        return latents.reshape(*shape, -1)
 
     def _patches(self, images: Tensor) -> Tensor:
         """Return patches (B, patches, 3 x patch_size^2), channel by channel, of ``images`` (B, height, width, 3)."""

@@ -78,6 +78,9 @@ def test_the_axioms_hold_whatever_was_learned():
         direct, detour = quasimetric(a, c), quasimetric(a, b) + quasimetric(b, c)
         assert (direct >= 0).all()
         assert (direct <= detour + 1e-4).all()
+        near, far = a[:, None] + 1e-3 * torch.linspace(0, 1, 11)[:, None] * torch.randn(500, 1, 4), slice(1, None)
+        hops = quasimetric(near[:, :-1], near[:, far])
+        assert (quasimetric(near[:, 0], near[:, -1]) <= 1.0001 * hops.sum(1)).all(), "many small steps are a short cut"
         assert quasimetric(a, a).abs().max() == 0
         assert (quasimetric(a, b) - quasimetric(b, a)).abs().max() > 1e-3  # there may be one-way streets
 

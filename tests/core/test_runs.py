@@ -16,7 +16,7 @@ import torch
 from forethought.core import locks, provenance
 from forethought.core.checkpoints import Checkpoint
 from forethought.core.errors import RunFolderError, WriteError
-from forethought.core.runs import Run
+from forethought.core.runs import Run, holds_run
 
 CHECKPOINT = Checkpoint({"agent": {}}, {"model": {"weight": torch.arange(4.0)}})
 
@@ -101,6 +101,19 @@ def test_a_metrics_line_cut_short_by_a_crash_is_dropped_when_the_run_goes_on(fol
     with Run.open(folder) as run:
         run.log({}, 250)
         assert [line["step"] for line in run.read_metrics()] == [100, 200, 250]
+
+
+def test_a_run_whose_beginning_was_cut_off_can_be_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise WriteError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "note", full)
+        with pytest.raises(WriteError, match="full"):
+            Run.create(tmp_path / "run", {})
+    assert not holds_run(tmp_path / "run")
+    Run.create(tmp_path / "run", {"again": True}).release()
+    assert Run.open(tmp_path / "run").config == {"again": True}
 
 
 def test_a_run_is_not_overwritten(folder: Path) -> None:

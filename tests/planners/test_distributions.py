@@ -53,6 +53,21 @@ def test_the_mean_is_returned_where_it_is_asked_for_though_samples_cost_less() -
     assert (plan.cost > lowest).all()
 
 
+def test_a_mean_of_no_finite_cost_gives_way_to_the_best_that_was_found() -> None:
+    def hole(actions: Tensor) -> Tensor:
+        return torch.where(actions.abs().amax((2, 3)) < 0.3, torch.nan, actions.square().sum((2, 3)))
+
+    planner = make_planner("cem", LINE, 1, preset="lewm-paper", samples=50, iterations=2)
+    watched = Watched(hole)
+    plan = planner.plan(watched, planner.initial_state(range(20)))
+    spoilt = watched.costs[-1][:, 0].isnan()
+    assert spoilt.any()
+    assert not plan.failed.any()
+    best = torch.cat(watched.costs, 1).nan_to_num(nan=torch.inf).amin(1)
+    assert torch.equal(plan.cost[spoilt], best[spoilt])
+    assert torch.equal(hole(plan.actions[:, None])[:, 0], plan.cost)
+
+
 def test_elites_of_one_leave_no_spread_and_no_nan() -> None:
     travelled = means("cem", iterations=3, samples=50, elite_fraction=0.01)
     assert travelled[1] == pytest.approx(-2.25, abs=0.05)  # expected minimum of 49 normal samples

@@ -24,6 +24,7 @@ from forethought.planners import (
     check_planner,
     example_specs,
     make_planner,
+    planner_summary,
     register_planner,
 )
 from forethought.planners.base import _REGISTRY
@@ -304,11 +305,30 @@ def test_a_registered_planner_is_built_fitted_listed_and_checked_by_name(guess: 
     assert guess not in available_planners(SPECS[-1])
     assert make_planner(guess, SPEC, 3, budget=40).budget == 40
     check_planner(guess, SPEC)
+    check_planner(f"forethought.planners.base:{guess}", SPEC)
+    assert planner_summary(f"forethought.planners.base:{guess}") == planner_summary(guess)
+
+
+def test_a_budget_is_filled_as_far_as_a_setting_goes() -> None:
+    @dataclass(frozen=True)
+    class FewSettings(GuessSettings):
+        samples: Annotated[int, Range(ge=2, le=64)] = 8
+
+    assert FewSettings().fit(300).samples == 64
+    assert FewSettings().fit(40).samples < 64
 
 
 def test_reading_a_value_back_is_noticed_wherever_it_happens() -> None:
     values = torch.rand(4)
-    for read in (lambda: values.sum().item(), lambda: bool((values > 0).all()), lambda: values[values > 0.5]):
+    for read in (
+        lambda: values.sum().item(),
+        lambda: bool((values > 0).all()),
+        lambda: values[values > 0.5],
+        values.tolist,
+        values.numpy,
+        values.cpu,
+        lambda: np.asarray(values),
+    ):
         with NoHostSync(), pytest.raises(BrokenPromise):
             read()
     with NoHostSync():
@@ -319,7 +339,7 @@ def test_numpy_stays_out_of_a_plan_too() -> None:
     class Converter(Guess):
         def search(self, search: Search) -> None:
             _, costs = search.opening(self.noise(search.state, self.settings.samples - 1).clamp(-1, 1))
-            np.asarray(float(costs[0, 0]))
+            np.argsort(costs.numpy())
 
     with pytest.raises(BrokenPromise, match="waits"):
         check_planner(Converter, SPEC)

@@ -75,5 +75,8 @@ def test_seeds_are_whole_numbers_one_per_problem() -> None:
     assert planner.initial_state(np.arange(3)).seeds == (0, 1, 2)
     with pytest.raises(SettingsError, match="whole numbers"):
         planner.initial_state("no seed")  # type: ignore[arg-type]
+    for seeds in ("12", [0.2, 0.7]):
+        with pytest.raises(SettingsError, match="whole numbers"):
+            planner.initial_state(seeds)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="needs as many seeds"):
         planner.initial_state([1, 2]).reset([True, False], seeds=[3])

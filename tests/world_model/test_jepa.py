@@ -16,9 +16,13 @@ from forethought.world_model import (
     LatentState,
     Learner,
     OptimizationSettings,
+    TransformerSettings,
+    VisionSettings,
     collapse_alarm,
     measure_health,
+    save_model,
 )
+from forethought.world_model.networks import MLPEncoder
 
 SMALL = {"latent_dims": 8, "hidden": 32, "directions": 16}
 
@@ -142,6 +146,19 @@ def test_encoded_and_predicted_latents_have_the_same_form(form):
             torch.testing.assert_close(latents.square().mean(-1), torch.ones(latents.shape[:-1]), rtol=1e-3, atol=0)
         else:
             torch.testing.assert_close(latents.sum(-1), torch.ones(latents.shape[:-1]))
+
+
+def test_forms_of_latents_are_for_plain_networks():
+    for part in ({"vision": VisionSettings()}, {"transformer": TransformerSettings()}):
+        with pytest.raises(SettingsError, match=r"latent_form = 'layer' .* does not go with"):
+            JEPASettings(latent_form="layer", **part)
+
+
+def test_a_model_with_parts_of_ones_own_is_not_saved_as_another(tmp_path):
+    model = JEPA(4, 2, encoder=MLPEncoder(4, 64, [256] * 2, "layer"))
+    with pytest.raises(SettingsError, match="The encoder of this world model cannot be built from settings"):
+        save_model(model, tmp_path / "model.zip")
+    assert not list(tmp_path.iterdir())
 
 
 def test_simplicial_latents_come_in_groups():

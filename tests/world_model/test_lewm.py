@@ -252,6 +252,9 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_shape(tmp_path: Path) -
     [
         (lambda config: config.pop("predictor"), "lacks predictor.num_frames"),
         (lambda config: config["encoder"].update(size="huge"), "'huge' is not among tiny, small, base"),
+        (lambda config: config["encoder"].update(size=["tiny"]), r"\['tiny'\] is not among tiny, small, base"),
+        (lambda config: config["action_encoder"].update(input_dim="ten"), "input_dim = 'ten' is no number"),
+        (lambda config: config["action_encoder"].update(input_dim=-3), "input_dim = -3 is no number"),
         (lambda config: config["encoder"].update(patch_size=15), "patch_size = 15 must divide"),
         (lambda config: config["predictor"].update(depth="six"), "cannot be built: .*depth"),
     ],

@@ -169,7 +169,15 @@ def test_samples_that_cannot_be_fitted_are_refused():
         LinearProbe.fit(broken, good, QUANTITIES)
     with pytest.raises(DivergedError, match="not finite"):
         LinearProbe.fit(good, broken, QUANTITIES)
-    with pytest.raises(SettingsError, match=r"5 quantities.*not to latents \(20, 8\) and values \(20, 2\)"):
-        LinearProbe.fit(ProbeSamples(good.latents, good.values[:, :2]), good, QUANTITIES)
+    wrong = ProbeSamples(good.latents, good.values[:, :2])
+    with pytest.raises(SettingsError, match=r"5 quantities is fitted to.*not latents \(20, 8\) and values \(20, 2\)"):
+        LinearProbe.fit(wrong, good, QUANTITIES)
+    for judged in (
+        wrong,
+        ProbeSamples(good.latents[:, :7], good.values),
+        ProbeSamples(good.latents[:0], good.values[:0]),
+    ):
+        with pytest.raises(SettingsError, match="5 quantities is judged on at least 1"):
+            LinearProbe.fit(good, judged, QUANTITIES)
     with pytest.raises(SettingsError, match="at least one quantity"):
         LinearProbe(8, [])

@@ -10,7 +10,14 @@ from forethought.core.errors import SettingsError
 from forethought.world_model import SIGReg, unit_directions
 from forethought.world_model.error_model import ErrorModel, ErrorModelSettings
 from forethought.world_model.sigreg import SlidingSIGReg
-from forethought.world_model.surprise import Tails, Whitening, alarm_starts, alarm_threshold, least_steps
+from forethought.world_model.surprise import (
+    Tails,
+    Whitening,
+    _shrunk_correlation,
+    alarm_starts,
+    alarm_threshold,
+    least_steps,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,6 +38,20 @@ def test_a_direction_that_never_varied_does_not_decide_alone():
     rounding = whitening(torch.tensor([[1e-3, -1e-3]])).norm()
     assert rounding < 0.1
     assert whitening(torch.tensor([[1.0, -1.0]])).norm() > 10
+
+
+def test_correlations_are_shrunk_by_what_chance_makes_of_them_and_not_of_the_diagonal():
+    """The share is that of Schaefer and Strimmer (2005), which speaks of the other entries alone."""
+    samples = torch.randn(400, 4, generator=generator(3), dtype=torch.float64)
+    samples[:, 1] += samples[:, 0]
+    standard = (samples - samples.mean(0)) / samples.std(0, correction=0)
+    products = standard[:, :, None] * standard[:, None, :]
+    correlation, chance = products.mean(0), products.var(0, correction=0) / len(samples)
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    share = sum(float(chance[pair]) for pair in pairs) / sum(float(correlation[pair]) ** 2 for pair in pairs)
+    shrunk = _shrunk_correlation(standard)
+    assert 0.001 < share < 1
+    assert torch.allclose(shrunk, (1 - share) * correlation + share * torch.eye(4, dtype=torch.float64))
 
 
 def test_a_dimension_without_variation_and_few_samples_stay_finite():

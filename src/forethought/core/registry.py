@@ -69,7 +69,7 @@ class Registry(Generic[T]):
     def summary(self, name: str) -> str:
         """Return the one-line description of ``name``."""
         self.get(name)
-        return self._entries[name][1]
+        return self._entries[name.rpartition(":")[2]][1]
 
     def names(self) -> list[str]:
         """Return all names in alphabetical order."""

@@ -33,6 +33,15 @@ from .provenance import describe_process, list_changes
 Status = Literal["running", "finished", "interrupted", "failed"]
 
 
+FILES = ("config.json", "manifest.json")
+"""What makes a folder a run; one of them alone is what a crash left of a beginning."""
+
+
+def holds_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a run in ``folder``."""
+    return all((Path(folder) / name).is_file() for name in FILES)
+
+
 class Run:
     """One run folder. Build it with :meth:`create` or :meth:`open`.
 
@@ -72,7 +81,7 @@ class Run:
             raise RunFolderError(f"Could not make the run folder {folder}: {error.strerror}.") from error
         lock = FolderLock(folder)
         try:
-            if (folder / "config.json").exists():
+            if holds_run(folder):
                 raise RunFolderError(
                     f"{folder} holds a run already: go on with it (forethought train --resume), choose another folder, "
                     "or delete it."
@@ -96,7 +105,7 @@ class Run:
             RunFolderError: where there is no run, or its files are damaged.
         """
         folder = Path(folder)
-        for name in ("config.json", "manifest.json"):
+        for name in FILES:
             if not (folder / name).is_file():
                 raise RunFolderError(f"{folder} is not a run folder: it has no {name}.")
         try:

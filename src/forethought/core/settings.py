@@ -86,6 +86,16 @@ class Settings:
         return cls(**data)
 
 
+def whole_range(cls: type[Settings], name: str) -> tuple[int, int]:
+    """Return the least (1 or more) and the largest whole number that a setting may have."""
+    hint = _hints(cls)[name]
+    ranges = [note for option in (hint, *typing.get_args(hint)) for note in getattr(option, "__metadata__", ())]
+    known = next((note for note in ranges if isinstance(note, Range)), Range())
+    low = known.ge if known.ge is not None else 1 if known.gt is None else known.gt + 1
+    high = known.le if known.le is not None else 2**62 if known.lt is None else known.lt - 1
+    return max(1, math.ceil(low)), math.floor(high)
+
+
 def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``given``, the output of :meth:`Settings.to_dict`, with ``changes``, which may be as deep."""
     both = dict(given)
