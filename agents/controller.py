@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import DivergedError
 from ..core.seeding import derive_seed
-from ..planners import Plan, Planner, PlanState
+from ..planners import ActionSpec, Plan, Planner, PlanState
 from ..planners.noise import draw_noise
 from ..world_model import JEPA, LatentState
 from .actor import CategoricalActor, DeterministicActor
@@ -96,6 +96,7 @@ class Controller:
         proposals: plans that the actor proposes; the first follows it exactly, the others are disturbed.
         proposal_noise: how much (see the actor's ``explore``).
         execute: model steps of a plan that are executed before planning anew.
+        possible: the actions that can be taken, where plans may go beyond them.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class Controller:
         proposals: int = 1,
         proposal_noise: float = 0.2,
         execute: int = 1,
+        possible: ActionSpec | None = None,
     ) -> None:
+        self.possible = possible
         self.model, self.planner, self.objective, self.actor = model, planner, objective, actor
         self.proposals = min(proposals, planner.max_proposals) if actor is not None else 0
         self.proposal_noise = proposal_noise
@@ -202,6 +205,8 @@ class Controller:
         objective = self.objective(latent) if state.goal is None else self.objective(latent, state.goal[index])
         plan = _sound(self.planner.plan(objective, warm, self._propose(latent, warm, explore)), warm)
         executed = plan.actions[:, : self.execute]
+        if self.possible is not None:
+            executed = self.possible.project(executed)
         left = state.left.copy()
         left[rows] = self.execute * self.block
         return replace(

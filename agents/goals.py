@@ -95,13 +95,13 @@ class GoalPolicy(PlanningPolicy):
             )
         if s.distance == "time" and time_to_goal is None:
             raise SettingsError('distance="time" needs the time to goal, which "forethought time-to-goal RUN" learns.')
-        spec = ActionSpec.from_space(actions.planning_space, block=block).to(model.device)
-        if not s.bounded:
-            spec = _unbounded(spec, model)
+        possible = ActionSpec.from_space(actions.planning_space, block=block).to(model.device)
+        spec = possible if s.bounded else _unbounded(possible, model)
         planner = make_planner(s.planner, spec, s.horizon, preset=s.preset, budget=s.budget, **(own or {}))
         distance = time_to_goal if s.distance == "time" else None
         objective = partial(GoalObjective, model, form=s.form, distance=distance, precision=s.precision)
-        super().__init__(Controller(model, planner, objective, execute=s.execute), observations, actions, seed, 0.0)
+        controller = Controller(model, planner, objective, execute=s.execute, possible=None if s.bounded else possible)
+        super().__init__(controller, observations, actions, seed, 0.0)
 
     def initial_state(self, seeds: Sequence[int] | NDArray[np.int64], goals: Any | None = None) -> ControllerState:
         """Return the state of environments that begin an episode.

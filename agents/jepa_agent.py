@@ -251,11 +251,11 @@ class JEPAAgent(SB3Surface):
         """Learn in ``env`` from now on, with the experience so far; its spaces must be those the agent was made for."""
         if self.recordings is not None and self.settings.recorded_rewards:
             self.recordings.require_task(env)
-        learned = self.learner.optimization.updates if hasattr(self, "learner") else 0  # other episodes than before
+        before = self.num_timesteps + (self.learner.optimization.updates if hasattr(self, "learner") else 0)
         environments = make_environments(
             env,
             self.settings.num_envs,
-            self.stream("environments", learned),
+            self.stream("environments", before),  # other episodes than before
             async_envs=self.settings.async_envs,
             supervision=self.settings.supervision,
         )

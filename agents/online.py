@@ -75,9 +75,6 @@ class OnlineTraining:
         self.recovery = Recovery(agent)
         self.control: ControllerState | None = None
         self.in_control = False  # not while actions are random
-        # Fewer rows than this may hold no complete block, of which clips are cut.
-        self._fewest_rows = 4 * agent.settings.model.block * environments.num_envs
-        self._warm_up = max(agent.settings.learning_starts, self._fewest_rows)
         self.steps = 0
         self.owed = 0.0
         self.frontier = 0  # rows before it are learned from
@@ -87,6 +84,15 @@ class OnlineTraining:
         self.episodes_done = self.episodes_logged = 0
         self.metrics: dict[str, torch.Tensor] = {}
         self.unlogged: dict[str, float] = {}  # of the run that this one goes on with
+
+    @property
+    def _fewest_rows(self) -> int:
+        """Fewer of the newest rows may hold no complete block, of which clips are cut."""
+        return 4 * self.agent.settings.model.block * self.environments.num_envs
+
+    @property
+    def _warm_up(self) -> int:
+        return max(self.agent.settings.learning_starts, self._fewest_rows)
 
     def move_to(self, environments: Environments) -> None:
         """Go on in other environments, with the experience, counters and streams so far."""
@@ -197,7 +203,8 @@ class OnlineTraining:
         First come the agent's own, then the recorded ones, if it was given any.
         """
         agent, s, recordings = self.agent, self.agent.settings, self.agent.recordings
-        spec, own_size = agent.model.clip_spec, self.reward_size_sum / max(self.steps, 1)
+        spec = agent.model.clip_spec
+        own_size = spec.block * self.reward_size_sum / max(self.steps, 1)  # of a model step
         recorded = 0 if recordings is None else min(max(round(s.recorded_share * s.batch_size), 1), s.batch_size - 1)
         own = s.batch_size - recorded
         clip = self.store.sample(own, spec, self.sampling, slice(0, self.frontier), s.endings)
@@ -209,7 +216,7 @@ class OnlineTraining:
         if not s.recorded_rewards:
             return clip.to(agent.device), own, own_size
         share = recorded / s.batch_size
-        size = (1 - share) * own_size + share * recordings.reward_size
+        size = (1 - share) * own_size + share * spec.block * recordings.reward_size
         return clip.to(agent.device), s.batch_size, size
 
     def _advance_frontier(self) -> None:

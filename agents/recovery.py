@@ -89,8 +89,9 @@ class Recovery:
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield all that is learned, by name; the observations' statistics are counted, and stay."""
-        for name, parameter in self.agent.model.named_parameters():
-            yield f"model.{name}", parameter
+        for name, tensor in self.agent.model.state_dict().items():
+            if not name.startswith("normalizer."):
+                yield f"model.{name}", tensor
         for name, tensor in self.agent.behaviour.state_dict().items():  # the unit of its values included
             yield f"behaviour.{name}", tensor
 

@@ -50,8 +50,8 @@ def as_vec_env(source: Any, environments: Environments) -> VecEnv:
     """Return the environments of ``source`` as a ``VecEnv``, for callbacks and for whoever calls ``get_env``.
 
     An SB3 ``VecEnv`` is returned as it is. For a task name or a factory, copies are made, so that stepping them does
-    not disturb training. An environment object is shared, as SB3 does. A Gymnasium vector environment is described
-    only: its spaces and size.
+    not disturb training, and not before they are asked for anything. An environment object is shared, as SB3 does. A
+    Gymnasium vector environment is described only: its spaces and size.
     """
     import gymnasium as gym
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -74,6 +74,36 @@ def as_vec_env(source: Any, environments: Environments) -> VecEnv:
         def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
             return [False] * environments.num_envs
 
+    class CopiedEnvironments(DummyVecEnv):
+        """Copies of the agent's environments, which are made once something other than spaces or size is asked for."""
+
+        def __init__(self, factory: Any) -> None:
+            self._factory, self._is_made, self._is_described = factory, False, False
+            VecEnv.__init__(self, environments.num_envs, environments.observation_space, environments.action_space)
+            self._is_described = True
+
+        def __getattr__(self, name: str) -> Any:
+            if self.__dict__.get("_is_made", True):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._is_made = True
+            asked = self._seeds, self._options
+            try:
+                DummyVecEnv.__init__(self, [self._factory] * environments.num_envs)
+            except BaseException:
+                self._is_made = False
+                raise
+            self._seeds, self._options = asked
+            return getattr(self, name)
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            if not self._is_described:  # SB3 asks for the mode of rendering
+                return [None] * environments.num_envs
+            return super().get_attr(attr_name, indices)
+
+        def close(self) -> None:
+            if self._is_made:
+                super().close()
+
     if isinstance(source, VecEnv):
         return source
     if isinstance(source, gym.vector.VectorEnv):
@@ -81,4 +111,4 @@ def as_vec_env(source: Any, environments: Environments) -> VecEnv:
     if isinstance(source, gym.Env):
         return DummyVecEnv([lambda: source])
     factory = (lambda: make_env(source)) if isinstance(source, str) else source
-    return DummyVecEnv([factory] * environments.num_envs)
+    return CopiedEnvironments(factory)

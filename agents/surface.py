@@ -77,8 +77,14 @@ class SB3Surface:
         self.logger.dump(step=self.num_timesteps)
 
     def _require_same_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-        if (observation_space, action_space) != (self.observation_space, self.action_space):
+        asked, own = (observation_space, action_space), (self.observation_space, self.action_space)
+        if asked != own or [_keys(space) for space in asked] != [_keys(space) for space in own]:
             raise SettingsError(
                 f"The environment observes {observation_space} and acts in {action_space}; this agent was made for "
                 f"{self.observation_space} and {self.action_space}."
             )
+
+
+def _keys(space: gym.Space[Any]) -> list[str]:
+    """Return the keys of a Dict in their order, which Gymnasium's comparison passes over, and codecs do not."""
+    return list(space.spaces) if isinstance(space, gym.spaces.Dict) else []

@@ -61,6 +61,21 @@ class Reading:
         }
         return {**values, **{f"_{name}": told.copy() for name in values}}
 
+    def with_other(self, mask: Mask, other: Reading) -> Reading:
+        """Return this reading, but ``other`` in the environments where ``mask`` (B,) holds."""
+
+        def chosen(mine: Any, theirs: Any) -> Any:
+            return np.where(mask, theirs, mine)
+
+        return Reading(
+            chosen(self.judged, other.judged),
+            chosen(self.score, other.score),
+            chosen(self.alarm, other.alarm),
+            chosen(self.begins, other.begins),
+            {name: chosen(levels, other.channels[name]) for name, levels in self.channels.items()},
+            None if self.novel is None else chosen(self.novel, other.novel),
+        )
+
     def sentence(self, index: int, threshold: float) -> str:
         """Return why environment ``index`` is alarmed."""
         known = {name: levels[index] for name, levels in self.channels.items() if levels[index] == levels[index]}

@@ -32,7 +32,8 @@ class SurpriseWrapper(gym.Wrapper[Any, Any, Any, Any]):
     Args:
         env: what is watched; its spaces are those that the monitor's world model was made for.
         monitor: calibrated.
-        on_alarm: what to do when an alarm begins: nothing, "stop" to truncate the episode, or a function to call.
+        on_alarm: what to do when an alarm begins: nothing, "stop" to truncate the episode, at its first step if what
+            it begins with is alarming, or a function to call.
         trace: whether the trace is drawn under pictures.
 
     Raises:
@@ -51,13 +52,16 @@ class SurpriseWrapper(gym.Wrapper[Any, Any, Any, Any]):
         _require_on_alarm(on_alarm)
         self.monitor, self.on_alarm, self.trace = monitor, on_alarm, trace
         self._watch = Watch(monitor, env.observation_space, env.action_space, 1)
+        self._first: Reading | None = None
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
         observation, info = self.env.reset(**kwargs)
         everywhere = np.ones(1, bool)
-        reading = self._watch.start(everywhere, self._watch.observation_codec.single(observation)[None])
-        return observation, {**info, **reading.info(0)}
+        first = self._first = self._watch.start(everywhere, self._watch.observation_codec.single(observation)[None])
+        if first.begins[0] and callable(self.on_alarm):
+            self.on_alarm(first.info(0), 0)
+        return observation, {**info, **first.info(0)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, and say how surprising it was."""
@@ -70,11 +74,12 @@ class SurpriseWrapper(gym.Wrapper[Any, Any, Any, Any]):
             np.array([terminated]),
         )
         info = {**info, **reading.info(0)}
-        if reading.begins[0]:
-            if self.on_alarm == "stop":
-                truncated, info["surprise_stop"] = True, reading.sentence(0, self.monitor.threshold)
-            elif self.on_alarm is not None:
-                self.on_alarm(reading.info(0), 0)
+        first, self._first = self._first, None
+        if self.on_alarm == "stop":
+            if cause := next((one for one in (first, reading) if one is not None and one.begins[0]), None):
+                truncated, info["surprise_stop"] = True, cause.sentence(0, self.monitor.threshold)
+        elif reading.begins[0] and self.on_alarm is not None:
+            self.on_alarm(reading.info(0), 0)
         return observation, reward, terminated, truncated, info
 
     def render(self) -> Any:
@@ -123,6 +128,7 @@ class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no pa
         self.monitor, self.on_alarm, self.trace = monitor, on_alarm, trace
         self._watch = Watch(monitor, env.single_observation_space, env.single_action_space, env.num_envs)
         self._resetting = np.zeros(env.num_envs, bool)
+        self._first: Reading | None = None  # alarming beginnings of episodes that are to be stopped at their first step
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin episodes, everywhere or where ``options["reset_mask"]`` holds."""
@@ -130,11 +136,17 @@ class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no pa
         observations, infos = self.env.reset(seed=seed, options=options)
         self._resetting[begun] = False
         reading = self._watch.start(begun, self._watch.observation_codec(observations))
+        if self.on_alarm == "stop":
+            kept = reading if self._first is None else self._first.with_other(begun, reading)
+            self._first = kept if kept.begins.any() else None
+        else:
+            self._call(reading)
         return observations, {**infos, **reading.infos()}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take a step everywhere, and say how surprising each was."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        infos = dict(infos)
         coded = self._watch.observation_codec(observations)
         stepped, ended = ~self._resetting, np.asarray(terminated) | np.asarray(truncated)
         after = coded
@@ -145,16 +157,18 @@ class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no pa
         reading = self._watch.step(
             stepped, np.asarray(actions), after, np.asarray(rewards, np.float32), np.asarray(terminated, bool)
         )
-        infos = {**infos, **reading.infos()}
+        if self.on_alarm == "stop":
+            truncated = self._stopped(reading, np.asarray(truncated), infos)
+        else:
+            self._call(reading)
         if self._mode is AutoresetMode.NEXT_STEP:
-            self._watch.start(self._resetting, coded)
+            reading = self._begun(self._resetting, self._resetting, coded, reading)
             self._resetting = ended & stepped
         elif self._mode is AutoresetMode.SAME_STEP and ended.any():
-            self._watch.start(ended, coded)
             if isinstance(infos.get("final_info"), dict):
                 infos["final_info"] = {**infos["final_info"], **reading.infos(ended)}
-        if reading.begins.any():
-            truncated = self._act(reading, np.asarray(truncated), infos)
+            reading = self._begun(ended, np.zeros_like(ended), coded, reading)
+        infos.update(reading.infos())
         return observations, rewards, terminated, truncated, infos
 
     def render(self) -> Any:
@@ -164,19 +178,32 @@ class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no pa
             return pictures
         return tuple(self._watch.drawn(picture, index) for index, picture in enumerate(pictures))
 
-    def _act(self, reading: Reading, truncated: Mask, infos: dict[str, Any]) -> Mask:
-        """Do what is to be done where alarms begin, and return ``truncated`` (B,) after it."""
-        begins = reading.begins
-        if self.on_alarm == "stop":
-            sentences = np.full(len(begins), None, object)
-            for index in indices(begins):
-                sentences[index] = reading.sentence(index, self.monitor.threshold)
-            infos["surprise_stop"], infos["_surprise_stop"] = sentences, begins.copy()
-            return truncated | begins
-        if self.on_alarm is not None:
-            for index in indices(begins):
+    def _begun(self, mask: Mask, told: Mask, observations: Any, reading: Reading) -> Reading:
+        """Return ``reading`` with that of the episodes that begin where ``mask`` (B,) holds.
+
+        It stands where ``told`` (B,) holds, and where it is alarming; elsewhere the step before is told of.
+        """
+        first = self._watch.start(mask, observations)
+        self._call(first)
+        return reading.with_other(told | first.alarm, first)
+
+    def _call(self, reading: Reading) -> None:
+        """Call whoever is to be called where alarms begin."""
+        if callable(self.on_alarm):
+            for index in indices(reading.begins):
                 self.on_alarm(reading.info(index), index)
-        return truncated
+
+    def _stopped(self, reading: Reading, truncated: Mask, infos: dict[str, Any]) -> Mask:
+        """Return ``truncated`` (B,) with the episodes that are to be stopped, and tell why in ``infos``."""
+        if self._first is not None:
+            reading, self._first = reading.with_other(self._first.begins, self._first), None
+        if not reading.begins.any():
+            return truncated
+        sentences = np.full(self.num_envs, None, object)
+        for index in indices(reading.begins):
+            sentences[index] = reading.sentence(index, self.monitor.threshold)
+        infos["surprise_stop"], infos["_surprise_stop"] = sentences, reading.begins.copy()
+        return truncated | reading.begins
 
 
 def _require_on_alarm(on_alarm: Any) -> None:

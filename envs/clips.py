@@ -46,8 +46,13 @@ def draw_starts(columns: Columns, batch: int, block: int, rng: np.random.Generat
     return starts
 
 
+def farthest(rows: Places, successors: Places) -> int:
+    """Return by how many rows a successor is after its row at most, 1 where there is none."""
+    return int((successors - rows).max(where=successors >= 0, initial=1))
+
+
 def draw_endings(
-    columns: Columns, count: int, steps: int, interleaved: int, rng: np.random.Generator, first: int, last: int
+    columns: Columns, count: int, steps: int, reach: int, rng: np.random.Generator, first: int, last: int
 ) -> Places:
     """Return ``count`` rows in [first, last) from which a terminal state is reached within ``steps``, or none at all.
 
@@ -58,7 +63,7 @@ def draw_endings(
         columns: of the store.
         count: how many.
         steps: environment steps; how far each row is from its end is uniform, as far as the episode goes back.
-        interleaved: environments that append in turn, so that a row's predecessor is at most that many rows before.
+        reach: by how many rows a row's successor is at most after it; see :func:`farthest`.
         rng: where the draws come from.
         first: where the rows to use begin.
         last: where they end.
@@ -69,7 +74,7 @@ def draw_endings(
     age = len(ends) * rng.random(count) ** _RECENCY
     places = ends[len(ends) - 1 - age.astype(np.int64)]
     left = rng.integers(0, steps, count)
-    episode_of_row, nearest = columns["episode_of_row"], np.arange(1, interleaved + 1)
+    episode_of_row, nearest = columns["episode_of_row"], np.arange(1, reach + 1)
     for step in range(steps - 1):
         before = places[:, None] - nearest
         same = (before >= first) & (episode_of_row[np.maximum(before, 0)] == episode_of_row[places][:, None])

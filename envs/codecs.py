@@ -43,8 +43,8 @@ class ObservationCodec:
     def __init__(self, space: gym.Space[Any]) -> None:
         self.space = space
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-        self._plain = space.shape if isinstance(space, spaces.Box) else None
         self._parts = {key: _observation_part(part, key) for key, part in parts.items()}
+        self._plain = space.shape if isinstance(self._parts.get(None), _BoxPart) else None
         if None in self._parts:
             self.shape, self.dtype = self._parts[None].coded_shape, self._parts[None].dtype
         else:

@@ -106,7 +106,9 @@ class Columns:
         """Add episodes, making room where there is none, and return their numbers."""
         self.make_room(0, count)
         self.episodes += count
-        return np.arange(self.episodes - count, self.episodes)
+        new = np.arange(self.episodes - count, self.episodes)
+        self.data["closed"][new] = False  # whatever a crash has left there
+        return new
 
     def used(self) -> dict[str, Array]:
         """Return views of what is in use."""

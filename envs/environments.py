@@ -197,7 +197,7 @@ class Environments:
             "clipped_rewards": self.clipped_rewards,
         }
         if isinstance(vector, BuiltVector) and self._was_reset:
-            state["restarts"] = vector.budget.state_dict()
+            state["seed"], state["restarts"] = vector.seed, vector.budget.state_dict()
             state["open_episodes"] = [
                 {
                     "episode": int(vector.episodes[index]),
@@ -232,6 +232,7 @@ class Environments:
             self.reset()
             return False
         try:
+            self.vector.seed = int(state.get("seed", self.vector.seed))  # of the episodes to come
             self.vector.budget.load_state_dict(state.get("restarts", {}))
             exact = [self._repeat(self.vector, index, episode) for index, episode in enumerate(episodes)]
         except (KeyError, TypeError, ValueError) as error:

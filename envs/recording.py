@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..core.errors import EnvironmentFault
 from .codecs import ActionCodec, ObservationCodec
 from .states import State, state_of
+from .vectors import clip_rewards
 
 Array = NDArray[Any]
 
@@ -65,6 +66,14 @@ class _Playing:
     truncated: bool = False
     faulty: bool = False
 
+    @classmethod
+    def begun(cls, env: gym.Env[Any, Any], seed: int) -> Self:
+        """Return an episode that has just begun."""
+        try:
+            return cls(env, *env.reset(seed=seed))
+        except Exception as error:
+            raise EnvironmentFault(f"{env} failed to reset: {type(error).__name__}: {error}") from error
+
     @property
     def done(self) -> bool:
         return self.terminated or self.truncated or self.faulty
@@ -87,7 +96,7 @@ class _Playing:
                 f"{self.env} failed after {len(self.actions)} steps: {type(error).__name__}: {error}"
             ) from error
         self.actions.append(action)
-        self.rewards.append(float(reward))
+        self.rewards.append(float(clip_rewards(float(reward))))
         self.terminated = bool(terminated)
         self.truncated = not terminated and (bool(truncated) or len(self.actions) == longest)
         self.faulty |= not np.isfinite(self.rewards[-1])
@@ -124,7 +133,7 @@ class Recorder:
         """
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
-        episodes = [_Playing(env, *env.reset(seed=seed)) for env, seed in zip(self._envs, seeds, strict=False)]
+        episodes = [_Playing.begun(env, seed) for env, seed in zip(self._envs, seeds, strict=False)]
         policy.begin(self._envs[0], acting_seeds)
         for episode in episodes:
             episode.look(self.observation_codec)

@@ -54,7 +54,8 @@ def restore_space(document: Mapping[str, Any]) -> gym.Space[Any]:
         if kind == "MultiBinary":
             return spaces.MultiBinary(document["n"])
         if kind == "Dict":
-            return spaces.Dict({key: restore_space(part) for key, part in document["spaces"].items()})
+            parts = [(key, restore_space(part)) for key, part in document["spaces"].items()]
+            return spaces.Dict(parts)  # of a dict, Gymnasium would sort the keys
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise CheckpointError(f"The file describes a space wrongly: {error}.") from error
     raise CheckpointError(f"The file describes a space of the unknown kind {kind!r}.")

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import CheckpointError, EnvironmentFault, SettingsError
-from .clips import cut_clips, draw_endings, draw_starts, whole_blocks, whole_clips
+from .clips import cut_clips, draw_endings, draw_starts, farthest, whole_blocks, whole_clips
 from .columns import Columns, read_header
 from .segments import add_segment, cut_segment, link_rows, require_like
+from .vectors import to_float32
 
 if TYPE_CHECKING:
     from .transition import Transition
@@ -79,6 +80,7 @@ class EpisodeStore:
         self._began = np.zeros(num_envs, bool)
         self._open_episode = np.full(num_envs, _NONE, np.int64)  # none until its first step
         self._last_row = np.full(num_envs, _NONE, np.int64)
+        self._reach = self._farthest()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], num_envs: int = 1, read_only: bool = False) -> Self:
@@ -152,7 +154,9 @@ class EpisodeStore:
         data["rewards"][rows] = rewards
         data["terminated"][rows] = transition.terminated[stepped]
         data["successors"][rows] = ~episodes
-        data["successors"][previous[previous != _NONE]] = rows[previous != _NONE]
+        goes_on = previous != _NONE
+        data["successors"][previous[goes_on]] = rows[goes_on]
+        self._reach = max(self._reach, farthest(previous[goes_on], rows[goes_on]))
         data["episode_of_row"][rows] = episodes
         data["latest"][episodes] = after
         self._last_row[stepped] = rows
@@ -190,7 +194,12 @@ class EpisodeStore:
             WriteError: if there is no room on the disk; the store is as it was before.
         """
         steps = len(actions)
-        columns = {"observations": observations, "actions": actions, "rewards": rewards}
+        images = len(self.observation_shape) > 1
+        columns = {
+            "observations": observations if images else to_float32(observations),
+            "actions": to_float32(actions),
+            "rewards": to_float32(rewards),
+        }
         expected: list[tuple[int, ...]] = [(steps + 1, *self.observation_shape), (steps, self.action_dims), (steps,)]
         if self.state_dims or states is not None:
             columns["states"] = np.empty((0, 0)) if states is None else states
@@ -206,15 +215,15 @@ class EpisodeStore:
         self._columns.make_room(steps, 1)
         rows, [episode] = self._columns.add_rows(steps), self._columns.add_episodes(1)
         data = self._columns.data
-        data["observations"][rows] = observations[:-1]
-        data["actions"][rows] = actions
-        data["rewards"][rows] = rewards
+        data["observations"][rows] = columns["observations"][:-1]
+        data["actions"][rows] = columns["actions"]
+        data["rewards"][rows] = columns["rewards"]
         data["terminated"][rows] = False
         data["terminated"][rows[-1]] = terminated
         data["successors"][rows] = rows + 1
         data["successors"][rows[-1]] = ~episode
         data["episode_of_row"][rows] = episode
-        data["latest"][episode] = observations[-1]
+        data["latest"][episode] = columns["observations"][-1]
         data["closed"][episode] = terminated or truncated
         if states is not None:
             data["states"][rows], data["latest_states"][episode] = states[:-1], states[-1]
@@ -244,7 +253,7 @@ class EpisodeStore:
         data = self._columns.data
         starts = draw_starts(data, batch, spec.block, rng, first, last)
         if count := round(endings * batch):
-            ending = draw_endings(data, count, spec.length * spec.block, self.num_envs, rng, first, last)
+            ending = draw_endings(data, count, spec.length * spec.block, self._reach, rng, first, last)
             starts[: len(ending)] = ending
         return cut_clips(data, starts, spec, last)
 
@@ -340,6 +349,7 @@ class EpisodeStore:
         closed[standing["unfinished"]] = False
         running = self._open_episode != _NONE
         self._last_row[running] = link_rows(self._columns)[self._open_episode[running]]
+        self._reach = self._farthest()
 
     def moved_to(self, num_envs: int) -> Self:
         """Return a store in memory that holds the same rows and to which ``num_envs`` other environments append.
@@ -349,6 +359,9 @@ class EpisodeStore:
         moved = type(self)(self.observation_shape, self.action_dims, num_envs, state_dims=self.state_dims)
         moved.restore([self.segment()], {**moved.standing(), "unfinished": self.standing()["unfinished"]})
         return moved
+
+    def _farthest(self) -> int:
+        return farthest(np.arange(self.rows), self._columns.used()["successors"])
 
     def flush(self) -> None:
         """Bring the files in the folder up to date, so that opening it finds all rows stored so far."""

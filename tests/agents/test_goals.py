@@ -11,6 +11,7 @@ from forethought.agents.goals import GOAL_PRESETS, GoalPlanningSettings, GoalPol
 from forethought.agents.objective import GoalObjective
 from forethought.core.errors import SettingsError
 from forethought.world_model import JEPA, LEWM_SMALL, Imagination, JEPASettings, LatentState
+from forethought.world_model.transformer import ActionEncoder
 
 BOX, ACTIONS = spaces.Box(-10, 10, (2,)), spaces.Box(-2, 2, (2,))
 
@@ -82,6 +83,18 @@ def test_goals_stay_with_their_environments_when_others_are_done():
     policy = GoalPolicy(Plane(), BOX, ACTIONS, GoalPlanningSettings(horizon=3, execute=2, form="sum"))
     goals = [[3.0, -2.0], [-4.0, 1.0], [0.0, 4.0]]
     np.testing.assert_allclose(walk(policy, [[0, 0]] * 3, goals, 8, narrow=[2, 0]), [goals[2], goals[0]], atol=0.4)
+
+
+def test_a_model_is_told_of_the_actions_that_were_taken_where_plans_know_no_bounds():
+    world = Plane()
+    world.predictor = torch.nn.Module()
+    world.predictor.action_encoder = ActionEncoder(2, 2, 2, 2)  # which knows the spread of the recorded actions
+    policy = GoalPolicy(world, BOX, ACTIONS, GoalPlanningSettings(horizon=2, bounded=False))
+    start, goal = np.zeros((1, 2), np.float32), np.array([[90.0, -90.0]], np.float32)
+    actions, state = policy.predict(start, policy.initial_state([0], goal), np.ones(1, bool), True)
+    assert state.plan.actions.abs().max() > 1
+    assert torch.equal(state.executed[0, -1], torch.tensor([1.0, -1.0]))
+    assert np.array_equal(actions, [[ACTIONS.high[0], ACTIONS.low[1]]])
 
 
 def test_a_state_with_goals_survives_being_written_down():

@@ -313,6 +313,38 @@ def test_another_environment_keeps_the_experience(small):
     assert training.store.rows == 90
 
 
+def test_a_loaded_agent_sees_observations_in_the_order_it_learned_them(small, tmp_path):
+    parts = {"near": spaces.Box(-1, 1, (1,)), "far": spaces.Box(-9, 9, (1,))}
+    swapped = spaces.Dict([(key, parts[key]) for key in ("far", "near")])
+    agent = JEPAAgent(Target(observation_space=spaces.Dict(list(parts.items()))), **small).learn(40)
+    agent.save(tmp_path / "agent")
+    loaded, observation = JEPAAgent.load(tmp_path / "agent"), {"near": np.ones(1), "far": -np.ones(1)}
+    assert list(loaded.observation_space.spaces) == ["near", "far"]
+    actions = [one.predict(observation, deterministic=True)[0] for one in (agent, loaded)]
+    assert np.array_equal(*actions)
+    with pytest.raises(SettingsError, match="this agent was made for"):
+        loaded.set_env(Target(observation_space=swapped))
+
+
+def test_copies_of_environments_are_made_when_they_are_asked_for(small):
+    made = []
+
+    def factory():
+        made.append(Target())
+        return made[-1]
+
+    agent = JEPAAgent(factory, **small, num_envs=2).learn(30)
+    env = agent.get_env()
+    assert (len(made), env.num_envs, env.observation_space) == (2, 2, agent.observation_space)
+    env.seed(3)
+    env.reset()
+    assert len(made) == 4
+    assert [one.np_random_seed for one in made[2:]] == [3, 4]
+    env.step(np.zeros((2, 2), np.float32))
+    assert evaluate_policy(agent, env, n_eval_episodes=2, warn=False)[0] < 0
+    env.close()
+
+
 def test_a_loaded_agent_learns_on_without_acting_at_random(small, tmp_path):
     JEPAAgent(Target, **small).learn(60).save(tmp_path / "agent")
     agent = JEPAAgent.load(tmp_path / "agent", env=Target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -11,7 +12,7 @@ from forethought import JEPAAgent
 from forethought.agents.online import CATCH_UP
 from forethought.world_model import measure_health
 
-from .conftest import Target, same
+from .conftest import Target, Toy, same
 
 
 def test_updates_of_the_random_steps_are_made_up_for_step_by_step(small):
@@ -116,6 +117,34 @@ def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small, monke
     assert same(unbroken, resumed)
     cut = [episode["l"] < 10 for episode in unbroken._require_training().episodes]
     assert any(cut) == (changes.get("episode_share", True) is not None)
+
+
+def test_a_checkpoint_after_a_move_to_other_environments_continues_bit_for_bit(small):
+    unbroken = JEPAAgent(Target, **small).learn(40)
+    unbroken.set_env(Target)
+    checkpoint = unbroken.learn(15, reset_num_timesteps=False).checkpoint()
+    resumed = JEPAAgent(Target, **small)
+    assert resumed.restore(checkpoint)
+    for agent in (unbroken, resumed):
+        agent.learn(30, reset_num_timesteps=False)
+    assert same(unbroken, resumed)
+
+
+def test_more_environments_after_a_move_are_waited_for(small):
+    small["model"]["block"] = 4
+    agent = JEPAAgent(Target, **small).learn(60)
+    agent.set_env(gym.vector.SyncVectorEnv([Target] * 32))
+    agent.learn(200, reset_num_timesteps=False)
+    assert agent.learner.optimization.skipped == 0
+
+
+def test_rewards_are_measured_by_the_size_of_those_of_a_model_step(small):
+    scales = []
+    for block in (1, 4):
+        small["model"]["block"] = block
+        agent = JEPAAgent(lambda: Toy(), **small, updates_per_step=0.5).learn(60)
+        scales.append(float(agent.behaviour.reward_scale))
+    assert scales == pytest.approx([1.0, 4.0])
 
 
 def test_health_is_measured_on_distinct_states_that_were_not_learned_from(small, monkeypatch):

@@ -46,6 +46,19 @@ def test_weights_that_lead_nowhere_are_replaced_by_the_last_good_ones_and_learni
     assert agent.learner.optimization.skipped_in_a_row == 0
 
 
+def test_statistics_that_a_forward_pass_has_spoilt_are_taken_back_too(small):
+    vision = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2, "hidden": 16}
+    small["model"]["vision"] = {**vision, "projector_hidden": 16}
+    image = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    agent = JEPAAgent(lambda: Target(observation_space=image), **small).learn(40)
+    agent._require_training().recovery.keep()
+    blow_up(agent)
+    with pytest.warns(UserWarning, match="5 updates in a row were skipped"):
+        agent._require_training().learn(PATIENCE)
+    assert finite(agent)
+    agent.learn(10, reset_num_timesteps=False)
+
+
 def test_the_second_time_learning_stops_and_names_the_first_tensor_that_is_not_finite(small):
     agent = JEPAAgent(Target, **small).learn(40)
     training = agent._require_training()

@@ -298,10 +298,22 @@ def test_usual_episodes_are_finite():
 
 
 def test_states_are_selected_and_put_back(monitor):
-    [episode] = record(1, seed=16)
-    _, state = online(monitor, episode, batch=4)
-    index = torch.tensor([1, 3])
-    assert torch.equal(state.put(index, state.select(index)).tracked.gains, state.tracked.gains)
+    def flat(state):
+        return [state.tracked.latent.latents, *state.tracked._tensors(), state.quiet]
+
+    episodes, index = record(4, seed=16), torch.tensor([3, 1])
+    state = monitor.begin(4)
+    for step in range(5):
+        observations = np.stack([episode.observations[step] for episode in episodes])
+        taken = np.stack([episode.actions[max(step - 1, 0)] for episode in episodes])
+        begins = torch.full((4,), step == 0)
+        _, state = monitor.observe(state, torch.from_numpy(observations), torch.from_numpy(taken), begins)
+    chosen = state.select(index)
+    assert any(not torch.equal(whole[1], whole[3]) for whole in flat(state)), "the episodes differ"
+    for whole, part in zip(flat(state), flat(chosen), strict=True):
+        assert torch.equal(whole[index], part)
+    for whole, put in zip(flat(state), flat(monitor.begin(4).put(index, chosen)), strict=True):
+        assert torch.equal(whole[index], put[index])
 
 
 def test_a_model_that_looks_back_at_pictures_is_watched_step_by_step_as_offline():

@@ -94,6 +94,48 @@ def test_what_is_not_finite_stops_the_episode(monitor):
     assert info["surprise_stop"] == "a value is not finite"
 
 
+class Spoilt(World):
+    """A world whose second episode, and in vectors every one after, begins with what is no number."""
+
+    begun = 0
+
+    def reset(self, **how):
+        observation, info = super().reset(**how)
+        self.begun += 1
+        return (np.full_like(observation, np.nan) if self.begun == 2 else observation), info
+
+
+def test_an_episode_that_begins_alarmingly_is_stopped_at_its_first_step_or_called_for(monitor):
+    called = []
+    watched = SurpriseWrapper(Spoilt(), monitor, on_alarm=lambda info, index: called.append((info["surprise"], index)))
+    watched.reset(seed=0)
+    watched.reset(seed=0)
+    assert called == [(np.inf, 0)]
+    env = SurpriseWrapper(Spoilt(), monitor, on_alarm="stop")
+    for wanted in (False, True, False):
+        env.reset(seed=0)
+        *_, truncated, info = env.step(np.zeros(ACTIONS, np.float32))
+        assert truncated == wanted
+        assert info.get("surprise_stop") == ("a value is not finite" if wanted else None)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_vector_tells_of_episodes_that_begin_alarmingly(monitor, mode):
+    called = []
+    vector = SyncVectorEnv([lambda: World(3), lambda: Spoilt(2)], autoreset_mode=mode)
+    env = VectorSurpriseWrapper(vector, monitor, lambda info, index: called.append((info["surprise"], index)))
+    env.reset(seed=0)
+    told = []
+    for _ in range(3):
+        *_, terminated, truncated, infos = env.step(np.zeros((2, ACTIONS), np.float32))
+        ended = terminated | truncated
+        if mode is AutoresetMode.DISABLED and ended.any():
+            _, infos = env.reset(options={"reset_mask": ended})
+        told.append(infos["surprise_begins"].tolist())
+    assert told.count([False, True]) == 1
+    assert called == [(np.inf, 1)]
+
+
 def test_only_whole_blocks_are_judged_and_their_rewards_are_summed():
     monitor = calibrated(block=3, rate=4.0)
     [episode] = record(1)

@@ -192,6 +192,7 @@ def test_what_float32_cannot_hold_becomes_infinite_without_a_warning() -> None:
         (spaces.Box(-1, 1, (1,)), ["near"], "dtype <U4, which does not hold real numbers"),
         (spaces.Box(-1, 1, (1,)), [1j], "dtype complex128"),
         (spaces.Box(-1, 1, (1,)), np.array([None]), "dtype object"),
+        (spaces.Box(0, 255, (8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.float32), "dtype float32"),
     ],
 )
 def test_an_observation_that_does_not_fit_is_refused(space: gym.Space[Any], observation: Any, message: str) -> None:

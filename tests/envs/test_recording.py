@@ -13,6 +13,7 @@ from forethought.envs import make_env
 from forethought.envs.experts import ExpertPolicy, RandomPolicy
 from forethought.envs.recording import Recorder
 from forethought.envs.states import start_from, state_of
+from forethought.envs.vectors import LARGEST_REWARD
 
 TASKS = ["two-room", "Hopper-v5", "Pendulum-v1", "CartPole-v1"]
 
@@ -91,6 +92,28 @@ def test_an_environment_that_raises_is_named(scripted: Any) -> None:
     recorder = Recorder(lambda: scripted(longest=5, faults={(3, 1): "raise"}, first=3))
     with pytest.raises(EnvironmentFault, match="failed after 0 steps: RuntimeError: the gearbox broke"):
         recorder.record(RandomPolicy(), [0], [0])
+
+
+def test_an_environment_that_cannot_begin_is_named_and_rewards_are_clipped_as_online(scripted: Any) -> None:
+    class Rich(gym.Wrapper[Any, Any, Any, Any]):
+        reward = 1e30
+
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, self.reward, *rest
+
+    [episode] = Recorder(lambda: Rich(scripted(longest=3))).record(RandomPolicy(), [0], [0])
+    assert episode is not None
+    assert set(episode.rewards.tolist()) == {LARGEST_REWARD}
+    Rich.reward = 1e39  # more than float32 holds
+    assert Recorder(lambda: Rich(scripted(longest=3))).record(RandomPolicy(), [0], [0]) == [None]
+
+    class Stuck(Rich):
+        def reset(self, **_: Any) -> Any:
+            raise RuntimeError("no power")
+
+    with pytest.raises(EnvironmentFault, match="failed to reset: RuntimeError: no power"):
+        Recorder(lambda: Stuck(scripted(longest=3))).record(RandomPolicy(), [0], [0])
 
 
 def test_a_task_without_an_expert_is_answered_with_those_that_have_one() -> None:

@@ -169,6 +169,15 @@ def test_a_share_of_the_clips_can_be_made_to_reach_a_terminal_state(block: int) 
     steps_before = 77 - clip.observations[:1000, 0, 1].numpy()
     _, counts = np.unique(steps_before, return_counts=True)
     np.testing.assert_allclose(counts, 1000 / (4 * block), rtol=0.25)
+    for other in (store.moved_to(1), _restored(store)):  # who appends next has nothing to do with what is there
+        again = other.sample(4000, ClipSpec(4, block), np.random.default_rng(0), endings=0.25)
+        assert torch.equal(again.observations, clip.observations)
+
+
+def _restored(store: EpisodeStore) -> EpisodeStore:
+    again = EpisodeStore(2, 2, num_envs=store.num_envs)
+    again.restore([store.segment()], store.standing())
+    return again
 
 
 def test_recent_ends_are_met_more_often_than_old_ones_and_none_never() -> None:
@@ -367,6 +376,28 @@ def test_a_folder_is_taken_up_as_of_its_last_flush(tmp_path: Path) -> None:
     opened.begin(np.zeros((1, 2)))
     opened.append(np.zeros((1, 2)), transition([[9, 1]]))
     assert opened.arrays()["episode_of_row"].tolist() == [0, 1, 0, 2, 3]
+
+
+def test_an_episode_after_a_crash_is_open_whatever_had_the_number_before(tmp_path: Path) -> None:
+    store = EpisodeStore(2, 2, folder=tmp_path)
+    fill(store, [[RUNNING]])
+    store.flush()
+    fill(store, [[TERMINATED], [TERMINATED]])
+    opened = EpisodeStore.open(tmp_path)
+    opened.begin(np.zeros((1, 2)))
+    opened.append(np.zeros((1, 2)), transition([[9, 1]]))
+    assert opened.arrays()["closed"].tolist() == [True, False]
+
+
+def test_what_float32_cannot_hold_is_never_stored() -> None:
+    store, usual = EpisodeStore(2, 1), recorded(4)
+    usual.pop("states")
+    for name in ("observations", "rewards"):
+        large = {**usual, name: usual[name].astype(np.float64)}
+        large[name][2] = 1e300
+        with pytest.raises(EnvironmentFault, match=f"Non-finite {name}"):
+            store.add_episode(**large, terminated=False, truncated=True)
+    assert store.rows == 0
 
 
 def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
