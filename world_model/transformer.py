@@ -33,7 +33,7 @@ ROWS_AT_ONCE = 800
 
 @dataclass(frozen=True)
 class TransformerSettings(Settings):
-    """Settings of a :class:`TransformerPredictor`."""
+    """Settings of a transformer predictor."""
 
     history: Annotated[int, Range(ge=1, le=64)] = 3
     """Steps that a prediction looks back over, the present one included."""

@@ -34,7 +34,7 @@ MOST_PATCHES = 4
 
 @dataclass(frozen=True)
 class VisionSettings(Settings):
-    """Settings of a :class:`VisionEncoder`."""
+    """Settings of a vision encoder."""
 
     image_size: Annotated[int, Range(ge=8, le=1024)] = 64
     """Height and width of the images, in pixels."""

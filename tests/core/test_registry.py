@@ -103,7 +103,7 @@ def test_messages_suggest_only_what_is_close() -> None:
 
 
 def test_a_missing_extra_names_its_install_line() -> None:
-    assert "pip install 'forethought[contrib]'" in str(errors.missing_extra("tqc", "contrib"))
+    assert "pip install '.[contrib]'" in str(errors.missing_extra("tqc", "contrib"))
 
 
 def test_a_module_in_the_current_folder_can_be_named_and_registers_itself(tmp_path, monkeypatch):

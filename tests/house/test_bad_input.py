@@ -140,7 +140,7 @@ def test_a_missing_extra_is_named_with_its_install_line(forethought, trained, mo
     monkeypatch.setitem(sys.modules, hidden, None)
     monkeypatch.setattr("importlib.util.find_spec", _find_spec_without(hidden))
     outcome = forethought(*(argument.format(run=trained) for argument in arguments))
-    assert outcome.is_one_sentence_about(f"pip install 'forethought[{extra}]'"), outcome
+    assert outcome.is_one_sentence_about(f"pip install '.[{extra}]'"), outcome
 
 
 def _find_spec_without(hidden):

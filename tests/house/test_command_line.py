@@ -43,7 +43,7 @@ def test_list_marks_agents_whose_extra_is_missing(forethought, monkeypatch):
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "sb3_contrib" else find_spec(name))
     lines = {line.split()[0]: line for line in forethought("list", "agents").out.splitlines() if line}
-    assert "pip install 'forethought[contrib]'" in lines["tqc"]
+    assert "pip install '.[contrib]'" in lines["tqc"]
     assert "pip install" not in lines["sac"]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from ..core.errors import ForethoughtError
+from ..core.errors import ForethoughtError, how_to_add
 from ..core.provenance import describe_process
 from ..core.settings import Range, Settings
 from .console import print_entries
@@ -85,7 +85,7 @@ def _extra(name: str) -> str:
     module, purpose = EXTRAS[name]
     if importlib.util.find_spec(module) is not None:
         return f"installed: {purpose}."
-    return f"missing: {purpose}. Add it with: pip install 'forethought[{name}]'"
+    return f"missing: {purpose}. Add it with: {how_to_add(name)}."
 
 
 def _examine(env: str, steps: int) -> int:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class ImportOptions(ImportSettings):
     """Fill a store with recorded episodes of others, to learn a world model from. Importing again adds what is missing.
 
-    HDF5 files need pip install 'forethought[hdf5]', Minari datasets 'forethought[minari]', Lance tables
-    'forethought[lance]'.
+    HDF5 files need pip install '.[hdf5]' in the clone of Forethought, Minari datasets '.[minari]', Lance tables
+    '.[lance]'.
     """
 
     source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from ..core.errors import how_to_add
 from .console import print_entries
 from .options import parse
 
@@ -45,7 +46,7 @@ def _agents() -> list[tuple[str, str]]:
     for name, agent in agents.items():
         package = getattr(agent, "algorithm", "").partition(":")[0]
         missing = package and importlib.util.find_spec(package) is None
-        note = " Not installed: pip install 'forethought[contrib]'" if missing else ""
+        note = f" Not installed: {how_to_add('contrib')}" if missing else ""
         entries.append((name, agents.summary(name) + note))
     return entries
 

@@ -29,7 +29,7 @@ COMMANDS = {
     "surprise": "Perturb a run's task, and measure who notices: its world model, and baselines.",
     "compare": "Train agents x tasks x seeds side by side, and judge them with intervals.",
     "report": "Write one HTML page, plots and a table from the runs in a folder.",
-    "speed": "Measure what a step costs, of agents or environments; what a plan costs; how fast clips load.",
+    "speed": "Measure what a step costs, of agents or environments; what plans and watching cost; how fast clips load.",
     "list": "List planners, agents, tasks, benchmarks and perturbations, each explained in a line.",
     "doctor": "Tell what works here, what is missing, and whether an environment is sound.",
     "demo": "Train two agents on a MuJoCo task and show what they learned.",

@@ -80,4 +80,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def missing_extra(what: str, extra: str) -> MissingExtraError:
     """Return the error for ``what`` needing the optional dependencies named ``extra``."""
-    return MissingExtraError(f"{what} needs an optional dependency: pip install 'forethought[{extra}]'")
+    return MissingExtraError(f"{what} needs an optional dependency: {how_to_add(extra)}")
+
+
+def how_to_add(extra: str) -> str:
+    """Return the command that installs the optional dependencies named ``extra``."""
+    return f"pip install '.[{extra}]', in the clone of Forethought"

@@ -252,8 +252,7 @@ def _checked_digests(source: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     if version > FORMAT_VERSION:
         _refuse(
             source,
-            f"has format version {version}, and this Forethought reads up to {FORMAT_VERSION}: "
-            "upgrade with pip install -U forethought",
+            f"has format version {version}, and this Forethought reads up to {FORMAT_VERSION}: update Forethought",
         )
     digests: dict[str, str] = dict(manifest["sha256"])
     if differing := sorted(set(digests) ^ (set(names) - {MANIFEST})):

@@ -1,0 +1,35 @@
+"""What is kept in ``results`` is what it says: each run its own, as it was written, and nothing of anybody's machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_no_two_runs_have_the_same_log() -> None:
+    logs: dict[str, list[Path]] = {}
+    for path in RESULTS.rglob("metrics.jsonl"):
+        logs.setdefault(_digest(path), []).append(path)
+    assert len(logs) > 50
+    assert [paths for paths in logs.values() if len(paths) > 1] == []
+
+
+def test_settings_are_those_that_the_runs_were_begun_with() -> None:
+    manifests = {path: json.loads(path.read_text()) for path in RESULTS.rglob("manifest.json")}
+    for path, manifest in manifests.items():
+        assert manifest["digests"]["config.json"] == _digest(path.with_name("config.json")), path
+        assert manifest["status"] == "finished", path
+
+
+def test_no_folder_of_a_private_machine_is_named() -> None:
+    private = re.compile(r"(?<![\w.-])/(root|work|home|tmp|mnt)/")
+    named = [path for path in RESULTS.rglob("*.json*") if private.search(path.read_text())]
+    assert named == []
