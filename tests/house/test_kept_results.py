@@ -1,4 +1,4 @@
-"""What is kept in ``results`` is what it says: each run its own, as it was written, and nothing of anybody's machine."""
+"""What is kept in ``results`` is what it says: each run its own, as it was written, and nobody's machine named."""
 
 from __future__ import annotations
 
