@@ -237,7 +237,7 @@ def test_compressed_members_are_refused_so_none_can_be_larger_than_its_file(tmp_
 
 def test_a_newer_format_version_says_what_to_do(tmp_path: Path) -> None:
     make_zip(tmp_path / "a.zip", [("x.json", b"1")], version=files.FORMAT_VERSION + 1)
-    with pytest.raises(CheckpointError, match=r"format version 2.*upgrade"):
+    with pytest.raises(CheckpointError, match=r"format version 2.*update Forethought"):
         load_archive(tmp_path / "a.zip")
 
 

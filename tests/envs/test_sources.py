@@ -277,5 +277,5 @@ def test_a_truncated_table_is_told(table):
 def test_a_missing_library_is_named_with_its_install_line(tmp_path, monkeypatch, library, extra, make):
     monkeypatch.setitem(sys.modules, library, None)
     make(tmp_path / "source")
-    with pytest.raises(MissingExtraError, match=rf"pip install 'forethought\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install '.\[{extra}\]'"):
         open_source(tmp_path / "source")

@@ -229,7 +229,9 @@ def test_ctrl_c_while_the_random_reference_is_measured_can_be_resumed_with_nothi
     assert len(evaluations(tmp_path / "run")) == 10
 
 
-@pytest.mark.filterwarnings("ignore:.*goes on with other settings", "ignore:.*config.json was changed")
+@pytest.mark.filterwarnings(
+    "ignore:.*goes on with other settings", "ignore:.*config.json was changed", "ignore:.*other conditions"
+)
 def test_a_run_that_was_not_resumed_exactly_never_claims_to_be_again(tmp_path, stub):
     stops = [37, 57]
     stub.options["on_step"] = lambda agent: agent.num_timesteps in stops and os.kill(os.getpid(), signal.SIGINT)

@@ -85,7 +85,7 @@ def test_without_a_suffix_it_is_mp4_if_ffmpeg_is_there_else_gif(tmp_path, monkey
 
 def test_mp4_without_the_extra_names_the_install_line(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_has_ffmpeg", lambda: False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'forethought\[video\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '.\[video\]'"):
         VideoRecorder(tmp_path / "a.mp4", 20)
 
 
