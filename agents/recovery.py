@@ -77,7 +77,8 @@ class Recovery:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state`'s output."""
         self.rollbacks = int(state["rollbacks"])
-        self._kept = {name: weight.to(self.agent.device) for name, weight in state["kept"].items()}
+        now = {name: weight.clone() for name, weight in self._weights()}  # for what older versions did not keep
+        self._kept = now | {name: weight.to(self.agent.device) for name, weight in state["kept"].items()}
 
     @property
     def _optimizations(self) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from ..core.errors import EnvironmentFault
 from .codecs import ActionCodec, ObservationCodec
 from .states import State, state_of
-from .vectors import clip_rewards
+from .vectors import LARGEST_REWARD, clip_rewards, clipping_note
 
+logger = logging.getLogger("forethought.envs")
 Array = NDArray[Any]
 
 
@@ -65,6 +67,7 @@ class _Playing:
     terminated: bool = False
     truncated: bool = False
     faulty: bool = False
+    clipped: float | None = None  # the first reward that was
 
     @classmethod
     def begun(cls, env: gym.Env[Any, Any], seed: int) -> Self:
@@ -97,6 +100,8 @@ class _Playing:
             ) from error
         self.actions.append(action)
         self.rewards.append(float(clip_rewards(float(reward))))
+        if self.clipped is None and abs(float(reward)) > LARGEST_REWARD:
+            self.clipped = float(reward)
         self.terminated = bool(terminated)
         self.truncated = not terminated and (bool(truncated) or len(self.actions) == longest)
         self.faulty |= not np.isfinite(self.rewards[-1])
@@ -112,7 +117,7 @@ class Recorder:
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], longest: int | None = None) -> None:
         self._make, self._longest = make, longest
-        self._envs = [make()]
+        self._envs, self._told = [make()], False
         self.observation_codec = ObservationCodec(self._envs[0].observation_space)
         self.action_codec = ActionCodec(self._envs[0].action_space)
 
@@ -146,6 +151,10 @@ class Recorder:
                 episode.step(action, self._longest)
                 if not episode.faulty:
                     episode.look(self.observation_codec)
+        clipped = next((episode.clipped for episode in episodes if episode.clipped is not None), None)
+        if clipped is not None and not self._told:
+            logger.warning(clipping_note(str(self._envs[0]), clipped))
+            self._told = True
         return [None if episode.faulty else self._coded(episode) for episode in episodes]
 
     def close(self) -> None:

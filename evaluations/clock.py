@@ -51,17 +51,32 @@ def cpu_seconds() -> float:
     Those that have ended count too; those that have not, where the system tells of them (Linux).
     """
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total, found = time.process_time() + ended.ru_utime + ended.ru_stime, [os.getpid()]
-    for pid in found:
-        with suppress(OSError):  # it has just ended
-            process = Path("/proc") / str(pid)
-            if pid != found[0]:
-                total += sum(map(int, process.joinpath("stat").read_text().rpartition(")")[2].split()[13:15])) / _TICKS
-            for thread in (process / "task").iterdir():
-                if pid != found[0]:
-                    total += int((thread / "schedstat").read_text().split()[0]) / 1e9
-                found += map(int, (thread / "children").read_text().split())
-    return total
+    return time.process_time() + ended.ru_utime + ended.ru_stime + sum(map(_spent, _beneath(os.getpid())))
+
+
+def _beneath(pid: int) -> Iterator[int]:
+    """Yield the processes that were begun by ``pid``, and by these."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has just ended
+            for child in map(int, path.read_text().split()):
+                yield child
+                yield from _beneath(child)
+
+
+def _spent(pid: int) -> float:
+    """Return the CPU time of a process that lives, and of those that it has waited for."""
+    process = Path(f"/proc/{pid}")
+    try:
+        own, own_system, waited, waited_system = map(
+            int, process.joinpath("stat").read_text().rpartition(")")[2].split()[11:15]
+        )
+    except OSError:  # it has just ended
+        return 0.0
+    precise = 0  # but of threads that live alone
+    for path in process.glob("task/*/schedstat"):
+        with suppress(OSError):
+            precise += int(path.read_text().split()[0])
+    return max((own + own_system) / _TICKS, precise / 1e9) + (waited + waited_system) / _TICKS
 
 
 def _now() -> tuple[float, float]:

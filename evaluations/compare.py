@@ -167,7 +167,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     order = list(dict.fromkeys([*before["agents"], *settings.agents]))
     command = command_line() if waiting else before.get("command", command_line())
     anchors = {**before["anchors"], **settings.anchors}
-    published = [*settings.published, *(one for one in before["published"] if one not in settings.published)]
+    published = {one.agent: one for one in [*before["published"], *settings.published]}.values()
     comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors}
     comparison |= {"published": [one.to_dict() for one in published], "command": command}
     write_json(root / COMPARISON_FILE, comparison)
@@ -177,7 +177,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     unmade = [
         f"{job.settings.name} on {job.settings.task}, seed {job.settings.seed}, could not begin: {job.reason}"
         for job in jobs
-        if job.state == "failed" and not holds_run(job.folder)
+        if job.state == "failed" and not (job.began and holds_run(job.folder))
     ]
     if len(unmade) == len(jobs):
         raise RunFolderError(f"None of the runs could begin. {unmade[0]}")

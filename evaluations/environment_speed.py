@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from ..core.errors import SettingsError
 from ..core.settings import Range, Settings
 from .clock import cpu_seconds
 from .statistics import Estimate, estimate, mean
@@ -56,14 +57,14 @@ def measure_environments(settings: EnvironmentSpeedSettings) -> list[Environment
 
     Raises:
         UnknownNameError: a task that does not exist.
-        OSError: on systems that do not tell the CPU time of other processes.
+        SettingsError: on systems that do not tell the CPU time of other processes.
     """
     import gymnasium as gym
 
     from ..envs import make_env, make_environments
 
     if not Path("/proc/self/schedstat").exists():
-        raise OSError("This system does not tell the CPU time of other processes.")
+        raise SettingsError("This system does not tell the CPU time of other processes.")
     s = settings
     with ExitStack() as stack:
 

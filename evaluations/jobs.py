@@ -60,6 +60,11 @@ class Job:
         """What the job is called."""
         return f"{self.settings.task}  {self.settings.name}  seed {self.settings.seed}"
 
+    @property
+    def began(self) -> bool:
+        """Whether its process was started."""
+        return self._process is not None
+
     def prepare(self) -> None:
         """Find out what an earlier call left, and change nothing: no run, a finished one, or one to go on with.
 
@@ -92,8 +97,11 @@ class Job:
             return
         run = Run.open(self.folder)
         if self._extends:
-            with run:
+            run.lock()
+            try:
                 run.extend(self.settings.to_dict())
+            finally:
+                run.release()
         if not run.checkpoints():
             aside = (self.folder.with_name(f".{self.folder.name}.abandoned_{number}") for number in range(1, 1000))
             self.folder.rename(next(path for path in aside if not path.exists()))
@@ -149,14 +157,17 @@ class Job:
         self.state = "failed"
         log = (self.folder / LOG_FILE).read_text(errors="replace").strip().splitlines()
         self.reason = f"killed by {signal.Signals(-code).name}" if code < 0 else log[-1] if log else f"exit code {code}"
-        if holds_run(self.folder) and Run.open(self.folder).status == "running":
-            with Run.open(self.folder) as run:
+        if holds_run(self.folder) and (run := Run.open(self.folder)).status == "running":
+            run.lock()
+            try:
                 run.set_status("failed", self.reason)
+            finally:
+                run.release()
 
     def ask_to_stop(self) -> None:
         """Ask the run to save what it has and to end."""
-        if self._process is not None:
-            self._process.terminate()
+        assert self._process is not None
+        self._process.terminate()
 
     def wait(self) -> None:
         """Wait until a run that was asked to stop has ended."""

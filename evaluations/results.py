@@ -93,9 +93,11 @@ class RunResult:
     def variant(self) -> str:
         """What tells agents apart beside the seed, as text that sorts.
 
-        That is what they are called, their settings, and what they knew before they began.
+        That is what they are called, their settings, and, where they were not given a name of their own, what they knew
+        before they began.
         """
-        known = {name: value for name in ("store", "world_model") if (value := getattr(self.settings, name))}
+        sources = () if self.settings.label else ("store", "world_model")
+        known = {name: Path(folder).name for name in sources if (folder := getattr(self.settings, name))}
         return json.dumps([self.settings.name, self.agent_settings | known], sort_keys=True)
 
     @property

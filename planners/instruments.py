@@ -85,13 +85,13 @@ class Watched:
 class _NoReads(TorchFunctionMode):
     """Raises where values are handed to Python or NumPy, of which dispatch is not told."""
 
-    _READS = (Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__)
+    _READS = (Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__, Tensor.__dlpack__, Tensor.__repr__)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run a function unless it reads values back."""
-        if func in self._READS:
+        if func in self._READS or (func is Tensor.to and "cpu" in [*args[1:], *(kwargs or {}).values()]):
             raise BrokenPromise(f"{func.__name__} makes the host wait for values that the device computes")
         return func(*args, **(kwargs or {}))
 

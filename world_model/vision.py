@@ -241,7 +241,7 @@ class VisionEncoder(nn.Module):
         for layer in inner:
             tokens = layer(tokens)
         latents: Tensor = self.projector(self.norm(last(tokens, class_only=True)[:, 0]))
-        return latents.reshape(*shape, -1)
+        return latents.reshape(*shape, latents.shape[-1])
 
     def _patches(self, images: Tensor) -> Tensor:
         """Return patches (B, patches, 3 x patch_size^2), channel by channel, of ``images`` (B, height, width, 3)."""

@@ -116,6 +116,12 @@ def test_a_run_whose_beginning_was_cut_off_can_be_begun_again(tmp_path: Path, mo
     assert Run.open(tmp_path / "run").config == {"again": True}
 
 
+def test_what_a_run_has_logged_is_not_taken_for_that_of_another(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        Run.create(folder, {})
+
+
 def test_a_run_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(RunFolderError, match="holds a run already"):
         Run.create(folder, {})

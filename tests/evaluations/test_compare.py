@@ -183,22 +183,27 @@ def test_a_run_that_cannot_begin_costs_only_itself(scripted):
     assert any("sac on A-v0, seed 0, could not begin" in note for note in summary.notes)
 
 
+def test_an_extension_that_cannot_begin_is_told_of(scripted, monkeypatch):
+    compare(settings(steps=20, evaluations=2), scripted)
+    monkeypatch.setattr(Job, "make_way", lambda job: (_ for _ in ()).throw(OSError("the disk is full")))
+    summary = compare(settings(), scripted)
+    assert "sac on Task-v0, seed 0, could not begin: the disk is full" in summary.notes
+
+
+def test_published_figures_that_were_corrected_are_replaced(scripted):
+    wrong, right = (
+        {"agent": "X", "source": "a file", "steps": [10], "returns": {"Task-v0": [value]}} for value in (1, 2)
+    )
+    for one in (wrong, right, right):
+        summary = compare(settings(published=(one,)), scripted)
+    assert [other.returns for other in summary.tasks[0].published] == [{"Task-v0": [2]}]
+    assert len(json.loads((scripted / "comparison.json").read_text())["published"]) == 1
+
+
 def test_a_command_whose_runs_failed_does_not_end_as_if_nothing_had_happened(scripted, capsys):
-    command = [
-        "compare",
-        "--tasks",
-        "Task-v0",
-        "--agents",
-        "sac",
-        "--seeds",
-        "2",
-        "--steps",
-        "30",
-        "--out",
-        str(scripted),
-    ]
+    command = f"compare --tasks Task-v0 --agents sac --seeds 2 --steps 30 --out {scripted}".split()
     for fate, code in (("crash", 1), ("good", 0)):
-        assert main([*command, "--out", str(scripted), "--set", f"sac.1={fate}"]) == code
+        assert main([*command, "--set", f"sac.1={fate}"]) == code
         shutil.rmtree(scripted)
     assert "no claim" not in capsys.readouterr().out
 
@@ -246,9 +251,12 @@ def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_
     job.prepare()
     assert job.state == "waiting"
     assert Run.open(tmp_path / "part").status == "finished", "finding out changes nothing"
+    starts = Run.open(tmp_path / "part").manifest["starts"]
     job.make_way()
     assert Run.open(tmp_path / "part").status == "interrupted"
+    assert Run.open(tmp_path / "part").manifest["starts"] == starts, "asking for more is not going on"
     assert resume(tmp_path / "part").step == 180
+    assert Run.open(tmp_path / "part").manifest["resume"] == "exact"
     rows = [
         [reproducible(row) for row in Run.open(tmp_path / name).read_metrics() if "evaluation/returns" in row]
         for name in ("whole", "part")

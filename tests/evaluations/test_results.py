@@ -346,7 +346,14 @@ def test_what_was_known_beforehand_tells_agents_apart(make_run, tmp_path):
     make_run("jepa", 2, (5.0, 6.0), world_model="runs/y")
     (task,) = summary_of(tmp_path).tasks
     assert len(task.cells) == 3
-    assert any("store=data/x" in cell.label for cell in task.cells)
+    assert any("store=x" in cell.label for cell in task.cells)
+
+
+def test_seeds_that_begin_with_their_own_world_models_are_one_agent_by_its_name(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run("jepa", seed, (1.0, 2.0), label="pretrained", world_model=f"runs/model-{seed}")
+    (task,) = summary_of(tmp_path).tasks
+    assert [len(cell.runs) for cell in task.cells] == [2]
 
 
 def test_planners_that_were_judged_on_other_numbers_of_episodes_are_not_compared(make_run, tmp_path):

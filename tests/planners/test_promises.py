@@ -328,6 +328,9 @@ def test_reading_a_value_back_is_noticed_wherever_it_happens() -> None:
         values.numpy,
         values.cpu,
         lambda: np.asarray(values),
+        lambda: np.from_dlpack(values),
+        lambda: values.to("cpu"),
+        lambda: repr(values),
     ):
         with NoHostSync(), pytest.raises(BrokenPromise):
             read()

@@ -132,7 +132,8 @@ def _refuse_changes(options: TrainWithSettings[Any] | TrainWithKeywords) -> None
         changed += ["--set"] if options.set else []
     else:
         changed += ["--planner"] if options.planner is not None else []
-        changed += _changed(options.settings.to_dict(), type(options.settings)().to_dict())
+        if not training.world_model:  # whose settings would be the usual ones
+            changed += _changed(options.settings.to_dict(), type(options.settings)().to_dict())
     if changed:
         raise SettingsError(
             f"--resume goes on with the settings that the run was begun with: leave out {', '.join(changed)}."

@@ -81,7 +81,8 @@ class Run:
             raise RunFolderError(f"Could not make the run folder {folder}: {error.strerror}.") from error
         lock = FolderLock(folder)
         try:
-            if holds_run(folder):
+            begun = (folder / "metrics.jsonl").exists() or any((folder / "checkpoints").iterdir())
+            if begun or holds_run(folder):  # a beginning that was cut off left neither
                 raise RunFolderError(
                     f"{folder} holds a run already: go on with it (forethought train --resume), choose another folder, "
                     "or delete it."
@@ -120,15 +121,26 @@ class Run:
 
     def __enter__(self) -> Self:
         if self._lock is None:
-            self._lock = FolderLock(self.folder)
+            self.lock()
             try:
-                # Another process may have written between our reading and our locking.
-                self.manifest = _read_manifest(self.folder)
                 self._start()
             except BaseException:
                 self.release()
                 raise
         return self
+
+    def lock(self) -> None:
+        """Lock the folder without going on with the run, to change what is noted of it, until :meth:`release`.
+
+        Raises:
+            RunFolderError: another process works on the run.
+        """
+        self._lock = FolderLock(self.folder)
+        try:  # another process may have written between our reading and our locking
+            self.manifest = _read_manifest(self.folder)
+        except BaseException:
+            self.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -148,7 +160,7 @@ class Run:
             self.release()
 
     def release(self) -> None:
-        """Give the folder's lock back; the ``with`` block does it by itself."""
+        """Give the folder's lock back; a ``with`` block does it by itself."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
