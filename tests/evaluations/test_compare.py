@@ -184,16 +184,19 @@ def test_a_run_that_cannot_begin_costs_only_itself(scripted):
 
 
 def test_an_extension_that_cannot_begin_is_told_of(scripted, monkeypatch):
+    def full(job):
+        if job.settings.seed == 0:
+            raise OSError("the disk is full")
+
     compare(settings(steps=20, evaluations=2), scripted)
-    monkeypatch.setattr(Job, "make_way", lambda job: (_ for _ in ()).throw(OSError("the disk is full")))
-    summary = compare(settings(), scripted)
+    monkeypatch.setattr(Job, "make_way", full)
+    summary = compare(settings(seeds=2), scripted)
     assert "sac on Task-v0, seed 0, could not begin: the disk is full" in summary.notes
 
 
 def test_published_figures_that_were_corrected_are_replaced(scripted):
-    wrong, right = (
-        {"agent": "X", "source": "a file", "steps": [10], "returns": {"Task-v0": [value]}} for value in (1, 2)
-    )
+    usual = {"agent": "X", "source": "a file", "steps": [10]}
+    wrong, right = ({**usual, "returns": {"Task-v0": [value]}} for value in (1, 2))
     for one in (wrong, right, right):
         summary = compare(settings(published=(one,)), scripted)
     assert [other.returns for other in summary.tasks[0].published] == [{"Task-v0": [2]}]

@@ -320,6 +320,16 @@ def test_many_rows_are_predicted_alike_at_once_and_in_groups(context: int, monke
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+def test_any_number_of_images_is_encoded_alike() -> None:
+    encoder = VisionEncoder(8, VisionSettings(image_size=16, patch_size=4, width=16, depth=2, heads=2)).eval()
+    images = torch.randn(2, 3, 16, 16, 3)
+    with torch.no_grad():
+        latents = encoder(images)
+        assert latents.shape == (2, 3, 8)
+        torch.testing.assert_close(encoder(images[1, 2]), latents[1, 2])
+        assert encoder(images[:, :0]).shape == (2, 0, 8)
+
+
 def test_attention_in_half_precision_is_that_in_full_precision() -> None:
     torch.manual_seed(0)
     encoder = VisionEncoder(8, VisionSettings(image_size=16, patch_size=4, width=16, depth=2, heads=2)).eval()
