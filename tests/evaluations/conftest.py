@@ -13,7 +13,9 @@ from stable_baselines3.common.logger import Logger
 
 from forethought.core.checkpoints import Checkpoint
 from forethought.core.runs import Run
+from forethought.evaluations.results import read_results
 from forethought.evaluations.settings import TrainSettings
+from forethought.evaluations.summary import summarise
 
 
 class Countdown(gym.Env):
@@ -202,6 +204,12 @@ def write_run(
     run.set_status(status, reason)
     run.release()
     return folder
+
+
+def summary_of(root, order=(), anchors=None, published=()):
+    """Return what the runs in ``root`` say."""
+    runs, notes = read_results([root])
+    return summarise(runs, notes, order, anchors, published)
 
 
 @pytest.fixture
