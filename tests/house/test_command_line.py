@@ -264,3 +264,13 @@ def test_a_terminal_gets_a_display_that_redraws_itself(tmp_path, quick):
 def test_no_color_is_respected(trained, command):
     arguments = [argument.format(run=trained) for argument in command]
     assert not COLOURS.search(_on_a_terminal(arguments, 80, NO_COLOR="1"))
+
+
+@pytest.mark.filterwarnings("default:.*config.json was changed")
+def test_settings_that_were_edited_are_told_of_once(forethought, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "edited")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "episodes": 3}))
+    outcome = forethought("evaluate", run, "--episodes", "1")
+    assert outcome.code == 0
+    assert outcome.err.count("was changed after the run was created") == 1

@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..core.errors import CheckpointError, SettingsError
-from ..core.runs import Run
+from ..core.runs import kind_of
 from ..core.settings import Range, Settings
 from .console import console, is_live, print_table
 from .options import names, parse
@@ -147,7 +147,7 @@ def _require_budget(options: EvaluateOptions) -> None:
 def _is_pretrained(run: Path) -> bool:
     from ..evaluations.pretraining import KIND
 
-    return run.is_dir() and Run.open(run).manifest.get("kind") == KIND
+    return kind_of(run) == KIND
 
 
 def _load(options: EvaluateOptions, source: Path) -> tuple[Any, str, int]:

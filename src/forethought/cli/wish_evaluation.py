@@ -80,11 +80,11 @@ def evaluate_objective(options: EvaluateOptions, source: Path) -> int:
 
 def _plain_agent(source: Path) -> tuple[Any, TrainSettings] | None:
     """Return the agent of a run that has no world model, which cannot be asked for anything, and how it was trained."""
-    from ..core.runs import Run
+    from ..core.runs import kind_of
     from ..evaluations.pretraining import KIND
     from ..evaluations.training import load_trained
 
-    if Run.open(source).manifest.get("kind") == KIND:
+    if kind_of(source) == KIND:
         return None
     agent, settings = load_trained(source)
     return None if hasattr(agent, "planning_for") else (agent, settings)

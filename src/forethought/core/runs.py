@@ -42,6 +42,15 @@ def holds_run(folder: str | os.PathLike[str]) -> bool:
     return all((Path(folder) / name).is_file() for name in FILES)
 
 
+def kind_of(folder: str | os.PathLike[str]) -> str | None:
+    """Return what kind of run is in ``folder``, if there is one, without a word about its settings.
+
+    Raises:
+        CheckpointError: its manifest is damaged.
+    """
+    return _read_manifest(Path(folder)).get("kind") if holds_run(folder) else None
+
+
 class Run:
     """One run folder. Build it with :meth:`create` or :meth:`open`.
 
