@@ -139,8 +139,7 @@ class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no pa
         if self.on_alarm == "stop":
             kept = reading if self._first is None else self._first.with_other(begun, reading)
             self._first = kept if kept.begins.any() else None
-        else:
-            self._call(reading)
+        self._call(reading)
         return observations, {**infos, **reading.infos()}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -159,8 +158,7 @@ class VectorSurpriseWrapper(VectorWrapper):  # of older Gymnasium it takes no pa
         )
         if self.on_alarm == "stop":
             truncated = self._stopped(reading, np.asarray(truncated), infos)
-        else:
-            self._call(reading)
+        self._call(reading)
         if self._mode is AutoresetMode.NEXT_STEP:
             reading = self._begun(self._resetting, self._resetting, coded, reading)
             self._resetting = ended & stepped

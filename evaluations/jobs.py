@@ -97,11 +97,8 @@ class Job:
             return
         run = Run.open(self.folder)
         if self._extends:
-            run.lock()
-            try:
+            with run.locked():
                 run.extend(self.settings.to_dict())
-            finally:
-                run.release()
         if not run.checkpoints():
             aside = (self.folder.with_name(f".{self.folder.name}.abandoned_{number}") for number in range(1, 1000))
             self.folder.rename(next(path for path in aside if not path.exists()))
@@ -158,11 +155,8 @@ class Job:
         log = (self.folder / LOG_FILE).read_text(errors="replace").strip().splitlines()
         self.reason = f"killed by {signal.Signals(-code).name}" if code < 0 else log[-1] if log else f"exit code {code}"
         if holds_run(self.folder) and (run := Run.open(self.folder)).status == "running":
-            run.lock()
-            try:
+            with run.locked():
                 run.set_status("failed", self.reason)
-            finally:
-                run.release()
 
     def ask_to_stop(self) -> None:
         """Ask the run to save what it has and to end."""

@@ -146,15 +146,16 @@ def settings_of(run: Run) -> TrainSettings:
 
 def list_changes(before: TrainSettings, after: TrainSettings) -> dict[str, str]:
     """Return a phrase for each setting that differs, by its dotted name, such as ``agent_settings.model.hidden``."""
-    return _differences(*(json.loads(json.dumps(settings.to_dict())) for settings in (before, after)))
+    return differences(*(json.loads(json.dumps(settings.to_dict())) for settings in (before, after)))
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a phrase for each value that differs between nested settings, by its dotted name."""
     found: dict[str, str] = {}
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found |= _differences(old, new, f"{prefix}{name}.")
+            found |= differences(old, new, f"{prefix}{name}.")
         elif old != new:
             found[prefix + name] = f"{prefix}{name} was {old!r}, is {new!r}"
     return found

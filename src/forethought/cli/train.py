@@ -17,7 +17,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from ..core.errors import SettingsError
 from ..core.runs import Run
 from ..core.settings import Settings, field_names
-from ..evaluations.settings import TrainingResult, TrainSettings
+from ..evaluations.settings import TrainingResult, TrainSettings, differences
 from .main import stopped_by
 from .options import assignment, file_name, parse
 from .progress import TrainingProgress
@@ -133,23 +133,12 @@ def _refuse_changes(options: TrainWithSettings[Any] | TrainWithKeywords) -> None
     else:
         changed += ["--planner"] if options.planner is not None else []
         if not training.world_model:  # whose settings would be the usual ones
-            changed += _changed(options.settings.to_dict(), type(options.settings)().to_dict())
+            usual, given = type(options.settings)().to_dict(), options.settings.to_dict()
+            changed += [f"--{name.replace('_', '-')}" for name in differences(usual, given)]
     if changed:
         raise SettingsError(
             f"--resume goes on with the settings that the run was begun with: leave out {', '.join(changed)}."
         )
-
-
-def _changed(settings: dict[str, Any], usual: dict[str, Any], prefix: str = "--") -> list[str]:
-    """Return the options by which ``settings`` came to differ from ``usual`` ones."""
-    found = []
-    for name, value in settings.items():
-        option = f"{prefix}{name.replace('_', '-')}"
-        if isinstance(value, dict) and isinstance(usual[name], dict):
-            found += _changed(value, usual[name], f"{option}.")
-        elif value != usual[name]:
-            found.append(option)
-    return found
 
 
 def _mention_late_learning(settings: TrainSettings) -> None:

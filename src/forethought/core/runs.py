@@ -19,7 +19,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -130,7 +131,7 @@ class Run:
 
     def __enter__(self) -> Self:
         if self._lock is None:
-            self.lock()
+            self._take_lock()
             try:
                 self._start()
             except BaseException:
@@ -138,12 +139,20 @@ class Run:
                 raise
         return self
 
-    def lock(self) -> None:
-        """Lock the folder without going on with the run, to change what is noted of it, until :meth:`release`.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock inside the block, to change what is noted of the run without going on with it.
 
         Raises:
             RunFolderError: another process works on the run.
         """
+        self._take_lock()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _take_lock(self) -> None:
         self._lock = FolderLock(self.folder)
         try:  # another process may have written between our reading and our locking
             self.manifest = _read_manifest(self.folder)
