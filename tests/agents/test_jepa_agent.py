@@ -20,16 +20,13 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from forethought import JEPAAgent, make_agent
-from forethought.agents.saving import parts
+from forethought import JEPAAgent
 from forethought.core.errors import (
-    CheckpointError,
     EnvironmentFault,
     SettingsError,
     UnknownNameError,
     UnsupportedSpaceError,
 )
-from forethought.core.files import save_archive
 
 from .conftest import Target, same, weights
 
@@ -254,35 +251,6 @@ def test_planners_that_do_not_fit_the_actions_are_refused(small):
         JEPAAgent(lambda: Target(spaces.Discrete(3)), planner="mppi", **small)
 
 
-def test_saved_agents_act_alike_and_go_on_learning(small, tmp_path):
-    agent = make_agent("jepa", Target, seed=2, **small).learn(30)
-    agent.save(tmp_path / "agent")
-    loaded = JEPAAgent.load(tmp_path / "agent", env=Target)
-    observations = np.random.default_rng(0).uniform(-1, 1, (4, 2)).astype(np.float32)
-    np.testing.assert_array_equal(
-        agent.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
-    )
-    assert loaded.num_timesteps == 30
-    loaded.learn(30, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 60
-    assert JEPAAgent.load(tmp_path / "agent.zip").get_env() is None
-
-
-def test_an_agent_without_environment_cannot_learn(small, tmp_path):
-    JEPAAgent(Target, **small).save(tmp_path / "agent")
-    with pytest.raises(SettingsError, match="set_env"):
-        JEPAAgent.load(tmp_path / "agent").learn(10)
-
-
-def test_foreign_and_damaged_files_are_refused(small, tmp_path):
-    (tmp_path / "foreign.zip").write_bytes(b"PK not a zip")
-    with pytest.raises(CheckpointError):
-        JEPAAgent.load(tmp_path / "foreign")
-    make_agent("random", Target).save(tmp_path / "random")
-    with pytest.raises(CheckpointError, match="does not hold a JEPA agent"):
-        JEPAAgent.load(tmp_path / "random")
-
-
 def test_an_environment_of_other_spaces_is_refused(small):
     agent = JEPAAgent(Target, **small)
     with pytest.raises(SettingsError, match="made for"):
@@ -313,19 +281,6 @@ def test_another_environment_keeps_the_experience(small):
     assert training.store.rows == 90
 
 
-def test_a_loaded_agent_sees_observations_in_the_order_it_learned_them(small, tmp_path):
-    parts = {"near": spaces.Box(-1, 1, (1,)), "far": spaces.Box(-9, 9, (1,))}
-    swapped = spaces.Dict([(key, parts[key]) for key in ("far", "near")])
-    agent = JEPAAgent(Target(observation_space=spaces.Dict(list(parts.items()))), **small).learn(40)
-    agent.save(tmp_path / "agent")
-    loaded, observation = JEPAAgent.load(tmp_path / "agent"), {"near": np.ones(1), "far": -np.ones(1)}
-    assert list(loaded.observation_space.spaces) == ["near", "far"]
-    actions = [one.predict(observation, deterministic=True)[0] for one in (agent, loaded)]
-    assert np.array_equal(*actions)
-    with pytest.raises(SettingsError, match="this agent was made for"):
-        loaded.set_env(Target(observation_space=swapped))
-
-
 def test_copies_of_environments_are_made_when_they_are_asked_for(small):
     made = []
 
@@ -345,28 +300,12 @@ def test_copies_of_environments_are_made_when_they_are_asked_for(small):
     env.close()
 
 
-def test_a_loaded_agent_learns_on_without_acting_at_random(small, tmp_path):
-    JEPAAgent(Target, **small).learn(60).save(tmp_path / "agent")
-    agent = JEPAAgent.load(tmp_path / "agent", env=Target)
-    agent._require_training().environments.action_codec.sample = None  # random actions would fail
-    agent.learn(30, reset_num_timesteps=False)
-    assert agent.num_timesteps == 90
-
-
 def test_a_seed_of_none_is_drawn_anew(small):
     assert JEPAAgent(Target, seed=None, **small).seed != JEPAAgent(Target, seed=None, **small).seed
 
 
 def test_logs_can_be_dumped_before_learning(small):
     JEPAAgent(Target, **small).dump_logs()
-
-
-def test_files_that_lack_a_field_are_refused(small, tmp_path):
-    documents, tensors = parts(JEPAAgent(Target, **small))
-    del documents["agent"]["seed"]
-    save_archive(tmp_path / "agent", documents, tensors)
-    with pytest.raises(CheckpointError, match="does not fit"):
-        JEPAAgent.load(tmp_path / "agent")
 
 
 def test_a_gymnasium_vector_is_not_for_others_to_step(small):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +16,8 @@ from stable_baselines3.common.logger import Logger
 
 from forethought.core.checkpoints import Checkpoint
 from forethought.core.runs import Run
+from forethought.evaluations.collect import Collected
+from forethought.evaluations.importing import ImportSettings, import_episodes
 from forethought.evaluations.results import read_results
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.summary import summarise
@@ -215,3 +220,21 @@ def summary_of(root, order=(), anchors=None, published=()):
 @pytest.fixture
 def make_run(tmp_path):
     return partial(write_run, tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    """A recorded file that can be imported; needs the extra hdf5."""
+    from .imported import File
+
+    return File(tmp_path / "walks.h5")
+
+
+@pytest.fixture
+def bring(file: Any, tmp_path: Path) -> Callable[..., Collected]:
+    """Return a function that imports the file, or another one, to the store ``out``."""
+
+    def bring(source: Path | None = None, on_progress: Any = None, **settings: Any) -> Collected:
+        return import_episodes(ImportSettings(str(source or file.path), **settings), tmp_path / "out", on_progress)
+
+    return bring

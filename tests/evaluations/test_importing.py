@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,80 +14,12 @@ import pytest
 from forethought.core.errors import (
     CheckpointError,
     FaultyEpisodeError,
-    RunFolderError,
     SettingsError,
     UnsupportedSpaceError,
-    WriteError,
 )
-from forethought.core.locks import FolderLock
-from forethought.envs import EpisodeStore
-from forethought.evaluations import importing as module
-from forethought.evaluations.collect import Collected, CollectSettings, collect
 from forethought.evaluations.importing import ImportSettings, import_episodes
 
-h5py = pytest.importorskip("h5py", reason="needs the extra hdf5")
-hdf5plugin = pytest.importorskip("hdf5plugin", reason="needs the extra hdf5")
-
-LENGTHS = (5, 3, 7, 4)
-
-
-class File:
-    """A file as stable-worldmodel records it: the last action of an episode is NaN, and so is its first reward."""
-
-    def __init__(self, path: Path, lengths: tuple[int, ...] = LENGTHS, **columns: Any) -> None:
-        self.path, self.lengths, rows = path, np.array(lengths), sum(lengths)
-        self.offsets = np.cumsum(self.lengths) - self.lengths
-        rng = np.random.default_rng(len(lengths))
-        action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
-        action[self.offsets + self.lengths - 1] = np.nan
-        reward = rng.normal(size=rows)
-        reward[self.offsets] = np.nan
-        terminated = np.zeros(rows, bool)
-        terminated[self.offsets[1:] - 1] = True  # all episodes but the last
-        self.columns = {
-            "pixels": rng.integers(0, 256, (rows, 8, 8, 3), dtype=np.uint8),
-            "action": action,
-            "reward": reward,
-            "terminated": terminated,
-            "proprio": rng.normal(size=(rows, 4)),
-            "pos_agent": rng.normal(size=(rows, 2)),
-            "ep_len": self.lengths.astype(np.int32),
-            "ep_offset": self.offsets,
-            "step_idx": np.concatenate([np.arange(length) for length in lengths]),
-            "note": np.full(rows, b"text"),
-            **columns,
-        }
-        self.write()
-
-    def write(self) -> None:
-        with h5py.File(self.path, "w") as file:
-            for name, values in self.columns.items():
-                if values is not None:
-                    how = hdf5plugin.Blosc() if name == "pixels" else {}
-                    file.create_dataset(name, data=values, chunks=True, **how)
-
-    def of(self, name: str, episode: int) -> np.ndarray:
-        return self.columns[name][self.offsets[episode] :][: self.lengths[episode]]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> File:
-    return File(tmp_path / "walks.h5")
-
-
-@pytest.fixture
-def bring(file: File, tmp_path: Path) -> Callable[..., Collected]:
-    """Return a function that imports the file, or another one, to the store ``out``."""
-
-    def bring(source: Path | None = None, on_progress: Any = None, **settings: Any) -> Collected:
-        return import_episodes(ImportSettings(str(source or file.path), **settings), tmp_path / "out", on_progress)
-
-    return bring
-
-
-def stored(folder: Path) -> list[dict[str, np.ndarray]]:
-    store = EpisodeStore.open(folder)
-    return [store.episode(index) for index in range(store.episodes)]
+from .imported import LENGTHS, File, h5py, stored
 
 
 def test_every_episode_arrives_with_what_was_done_and_what_came_of_it(file, bring, tmp_path):
@@ -256,78 +185,6 @@ def test_a_task_gives_the_bounds_of_its_actions_and_is_remembered(file, bring, t
         import_episodes(ImportSettings(str(file.path), task="HalfCheetah-v5"), tmp_path / "other")
 
 
-def test_importing_again_goes_on_and_repeats_nothing(file, bring, tmp_path):
-    assert bring(episodes=1).added == 1
-    assert bring(episodes=2).added == 2
-    told: list[Collected] = []
-    assert bring(on_progress=told.append).episodes == 4
-    assert [(progress.added, progress.asked) for progress in told] == [(1, 1)]
-    assert bring().added == 0
-    import_episodes(ImportSettings(str(file.path)), tmp_path / "once")
-    for one, other in zip(stored(tmp_path / "out"), stored(tmp_path / "once"), strict=True):
-        np.testing.assert_array_equal(one["observations"], other["observations"])
-
-
-def test_another_source_is_added_behind_and_both_go_on(file, bring, tmp_path):
-    other = File(tmp_path / "more.h5", (4, 6))
-    bring(episodes=2)
-    assert bring(other.path, episodes=1).episodes == 3
-    assert bring().episodes == 5
-    assert bring(other.path).episodes == 6
-    lengths = [len(episode["actions"]) for episode in stored(tmp_path / "out")]
-    assert lengths == [4, 2, 3, 6, 3, 5]
-    assert bring().asked == bring(other.path).asked == 0
-
-
-def test_what_the_store_holds_counts_and_not_what_was_written_about_it(file, bring, tmp_path):
-    bring(episodes=1)
-    kept = {name: (tmp_path / "out" / name).read_bytes() for name in ("source.json", "store.json")}
-    bring(episodes=2)
-    (tmp_path / "out" / "store.json").write_bytes(kept["store.json"])  # a kill after the first of the two files
-    assert bring(episodes=1).episodes == 2
-    bring()
-    expected = [file.of("pixels", number) for number in range(4)]
-    for episode, pixels in zip(stored(tmp_path / "out"), expected, strict=True):
-        np.testing.assert_array_equal(episode["observations"], pixels)
-
-
-def test_a_signal_ends_it_after_an_episode(file, bring, tmp_path):
-    def stop(progress: Collected) -> None:
-        if progress.added == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    told = bring(on_progress=stop)
-    assert (told.interrupted, told.added) == ("SIGTERM", 2)
-    assert len(stored(tmp_path / "out")) == 2
-    assert bring().episodes == 4
-
-
-def test_a_full_disk_ends_it_and_what_was_imported_stays(tmp_path, full_disk, monkeypatch):
-    monkeypatch.setattr(module, "FLUSH_EVERY_S", 0.0)
-    long = File(tmp_path / "long.h5", (150,) * 12)
-    settings = ImportSettings(str(long.path))
-    import_episodes(settings.replace(episodes=7), tmp_path / "out")
-    size = (tmp_path / "out" / "observations.bin").stat().st_size
-    with full_disk(size + 1000), pytest.raises(WriteError, match=r"Could not write .*observations.bin"):
-        import_episodes(settings, tmp_path / "out")
-    kept = len(stored(tmp_path / "out"))
-    assert 7 <= kept < 12
-    import_episodes(settings, tmp_path / "out")
-    for number, episode in enumerate(stored(tmp_path / "out")):
-        np.testing.assert_array_equal(episode["observations"], long.of("pixels", number))
-
-
-def test_what_the_disk_cannot_hold_is_not_begun(tmp_path):
-    path = tmp_path / "huge.h5"
-    with h5py.File(path, "w") as file:  # never written, so that it takes no room
-        file.create_dataset("pixels", (10**9, 64, 64, 3), np.uint8, chunks=(1, 64, 64, 3))
-        file.create_dataset("action", (10**9, 2), np.float32, chunks=(1000, 2))
-        file["ep_len"], file["ep_offset"] = [10**9], [0]
-    with pytest.raises(WriteError, match=r"take 12,296\.0 GB.*--episodes"):
-        import_episodes(ImportSettings(str(path)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_episodes_without_a_step_are_left_out_and_counted(tmp_path):
     source = File(tmp_path / "short.h5", (3, 1, 4, 1))
     told = import_episodes(ImportSettings(str(source.path)), tmp_path / "out")
@@ -349,46 +206,6 @@ def test_only_some_rows_of_a_long_episode_are_read_at_a_time(tmp_path, monkeypat
     assert sorted(read)[-2:] == [199, 199]  # actions and rewards
     assert sorted(read)[-3] == 64
     np.testing.assert_array_equal(stored(tmp_path / "out")[0]["observations"], source.of("pixels", 0))
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"states": ("pos_agent",)}, r"imported with states \[\], not \['pos_agent'\]"),
-        ({"observations": ("proprio",)}, r"observations \['pixels'\], not \['proprio'\]"),
-        ({"size": 16}, r"of the sizes \(\(8, 8, 3\), 2, 0\), not \(\(16, 16, 3\), 2, 0\)"),
-        ({"action_bounds": (-2, 2)}, "imported with actions"),
-    ],
-)
-def test_a_store_takes_episodes_of_its_own_kind_alone(bring, changes, said):
-    bring(episodes=1)
-    with pytest.raises(SettingsError, match=said):
-        bring(**changes)
-
-
-def test_a_source_that_has_changed_is_not_gone_on_with(file, bring):
-    bring(episodes=2)
-    File(file.path, (6, 3, 7, 4))
-    with pytest.raises(SettingsError, match="has changed since"):
-        bring()
-
-
-def test_collected_and_imported_episodes_are_not_mixed(bring, tmp_path):
-    walks = CollectSettings("two-room", "random", 1, jobs=1, max_steps=2, env={"size": 32})
-    bring(episodes=1)
-    with pytest.raises(SettingsError, match="episodes that were imported"):
-        collect(walks, tmp_path / "out")
-    collect(walks, tmp_path / "collected")
-    with pytest.raises(SettingsError, match="episodes that were collected"):
-        import_episodes(ImportSettings(str(tmp_path / "walks.h5")), tmp_path / "collected")
-
-
-def test_a_folder_in_use_is_refused(bring, tmp_path):
-    (tmp_path / "out").mkdir()
-    lock = FolderLock(tmp_path / "out")
-    with pytest.raises(RunFolderError, match="in use"):
-        bring()
-    lock.release()
 
 
 @pytest.mark.parametrize(
