@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,9 @@ from ..core.errors import SettingsError
 from ..world_model import JEPA, ComputeSettings, Imagination, LatentState, Precision, Step
 
 RewardKind = Literal["task", "disagreement"]
+Bootstrap = Literal["last", "mean"]
+Deviation = Callable[[Tensor, Tensor], Tensor]
+"""Of latents (..., D) and actions (..., A), tells the cost (...) of taking them there."""
 
 
 def reward_of(imagined: Step | Imagination, kind: RewardKind) -> Tensor:
@@ -37,19 +40,23 @@ class RewardObjective:
         state: where the B environments are.
         value: latents (..., D) to values (...), or ``None`` for plans that end without one.
         discount: per model step.
-        deviation: latents (..., D) and actions (..., A) to the cost (...) of taking them there, or ``None``.
+        deviation: what it costs to leave the actor, or ``None`` for nothing.
         reward: which; see :func:`reward_of`.
+        bootstrap: where there is a critic, the estimate that ends with its value after the last step, or the mean of
+            those that end with it after each.
 
     Sources: the return estimate of TD-MPC2 (arXiv 2310.16828, section 3.2), with a soft termination mask; why plans
-    should stay near the policy that the critic values: TD-M(PC)^2 (arXiv 2502.03550).
+    should stay near the policy that the critic values: TD-M(PC)^2 (arXiv 2502.03550); estimates averaged over the steps
+    at which they end: EfficientTDMPC (arXiv 2605.16692).
     """
 
     model: JEPA
     state: LatentState
     value: Callable[[Tensor], Tensor] | None
     discount: float
-    deviation: Callable[[Tensor, Tensor], Tensor] | None = None
+    deviation: Deviation | None = None
     reward: RewardKind = "task"
+    bootstrap: Bootstrap = "last"
 
     def __post_init__(self) -> None:
         head = self.model.reward_head if self.reward == "task" else self.model.disagreement_head
@@ -65,6 +72,31 @@ class RewardObjective:
 
     def of(self, imagined: Imagination, actions: Tensor) -> Tensor:
         """Return costs (B, N) of what was imagined from ``state`` for ``actions`` (B, N, H, A)."""
+        ends = 1 if self.bootstrap == "last" or self.value is None else actions.shape[2]
+        return -self._estimates(imagined, actions, ends).mean(2)
+
+    def contradiction(self, act: Callable[[Tensor], Tensor], steps: int) -> Tensor:
+        """Return by how much (B,) estimates of one return differ, by after how many steps the critic takes over.
+
+        It is the standard deviation over none to ``steps`` of them; 0 where model and critic agree.
+
+        Args:
+            act: what is done, latents (B, 1, D) to actions (B, 1, A): what the critic's values are of.
+            steps: at least 1.
+        """
+        if self.value is None:
+            raise SettingsError("Without a critic's values there are no estimates that could contradict each other.")
+        state, plan, imagined = self.state.candidates(1), [], []
+        for _ in range(steps):
+            plan.append(act(state.latents))
+            imagined.append(self.model.step(state, plan[-1], self.reward == "disagreement"))
+            state = imagined[-1].state
+        later = replace(self, deviation=None)._estimates(Imagination.of(imagined), torch.stack(plan, 2), steps)
+        now = self.value(self.state.latents)
+        return torch.cat([now[:, None], later[:, 0]], 1).std(1)
+
+    def _estimates(self, imagined: Imagination, actions: Tensor, ends: int) -> Tensor:
+        """Return estimates of the return (B, N, ends), whose last rewards are those of the last ``ends`` steps."""
         gains, horizon = reward_of(imagined, self.reward), actions.shape[2]
         if self.deviation is not None:
             gains = gains - self.deviation(latents_before(self.state, imagined), actions)
@@ -74,10 +106,10 @@ class RewardObjective:
         else:
             alive = torch.cat([actions.new_ones(*actions.shape[:2], 1), imagined.continues.cumprod(2)], 2)
         weights = weights * alive  # (B, N, H + 1)
-        returns = (weights[..., :-1] * gains).sum(2)
+        returns = (weights[..., :-1] * gains).cumsum(2)[..., -ends:]
         if self.value is not None:
-            returns = returns + weights[..., -1] * self.value(imagined.latents[:, :, -1])
-        return -returns
+            returns = returns + weights[..., -ends:] * self.value(imagined.latents[:, :, -ends:])
+        return returns
 
 
 def latents_before(state: LatentState, imagined: Imagination) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -15,9 +15,10 @@ from ..core.errors import SettingsError
 from ..core.seeding import derive_seed
 from ..envs import ActionCodec, ObservationCodec
 from ..planners import Planner
+from ..world_model import LatentState
 from .controller import Controller, ControllerState
 from .devices import memory_explained
-from .objective import RewardObjective
+from .objective import Deviation, RewardObjective
 
 if TYPE_CHECKING:
     from .actor import CategoricalActor, DeterministicActor
@@ -102,6 +103,29 @@ class PlanningPolicy:
         return (native if batched else native[0]), state
 
 
+def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSettings) -> RewardObjective:
+    """Return what plans from ``state`` cost by an agent's model and critic; to leave the actor is free."""
+    return RewardObjective(
+        agent.model,
+        state,
+        agent.behaviour.value,
+        agent.settings.behaviour.discount,
+        reward=agent.settings.behaviour.reward,
+        bootstrap=planning.bootstrap,
+    )
+
+
+def leaving(
+    actor: DeterministicActor | CategoricalActor, planning: PlanningSettings, price: float | torch.Tensor
+) -> Deviation:
+    """Return what leaving an actor costs, at a price per nat, one or one for each environment (B, 1, 1)."""
+
+    def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return price * actor.surprise(latents, actions, planning.proposal_noise)
+
+    return deviation
+
+
 def reward_policy(
     agent: JEPAAgent,
     planning: PlanningSettings,
@@ -116,23 +140,19 @@ def reward_policy(
         actor: proposes plans; to leave it has its price.
         own: settings of the planner itself.
     """
-    behaviour = agent.behaviour
+    planner = planning.build(agent.spec, own or {})
+    doubts = planning.doubt > 0 and planner.compares
 
-    def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        surprise = actor.surprise(latents, actions, planning.proposal_noise)
-        return planning.prior_weight * behaviour.reward_scale * surprise
+    def objective(state: LatentState) -> RewardObjective:
+        plain = reward_objective(agent, state, planning)
+        price = planning.prior_weight * agent.behaviour.reward_scale
+        if doubts:
+            price = price + planning.doubt * plain.contradiction(actor, planner.horizon)[:, None, None]
+        return replace(plain, deviation=leaving(actor, planning, price)) if doubts or planning.prior_weight else plain
 
-    objective = partial(
-        RewardObjective,
-        agent.model,
-        value=behaviour.value,
-        discount=agent.settings.behaviour.discount,
-        deviation=deviation if planning.prior_weight else None,
-        reward=agent.settings.behaviour.reward,
-    )
     controller = Controller(
         agent.model,
-        planning.build(agent.spec, own or {}),
+        planner,
         objective,
         actor,
         proposals=planning.proposals,

@@ -13,6 +13,7 @@ from ..planners import ActionSpec, Planner, make_planner
 from ..planners.base import MOST_STEPS, Size
 from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings, VisionSettings
 from .behaviour import BehaviourSettings
+from .objective import Bootstrap
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class PlanningSettings(Settings):
     prior_weight: Annotated[float, Range(ge=0, le=1e6)] = 0.3
     """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
     actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
+    doubt: Annotated[float, Range(ge=0, le=1e6)] = 0.0
+    """What is added to it for every reward by which the critic contradicts itself: by how much the estimates for doing
+    as the actor does differ, by after how many planned steps its value takes over (standard deviation). A critic that
+    does not agree with itself about one plan cannot tell which of others is better."""
+    bootstrap: Bootstrap = "last"
+    """Which estimate of a plan's return counts: the one that ends with the critic's value after the last step; or the
+    mean of those that end with it after each, whose errors partly cancel."""
     execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
 

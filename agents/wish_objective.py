@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import SettingsError, UnknownNameError, did_you_mean
 from ..world_model import JEPA, Imagination, LatentState, Probe
-from .objective import latents_before
+from .objective import Deviation, latents_before
 from .wish import Term, Wish
 
 ENDED = 10.0
@@ -35,7 +35,7 @@ class WishObjective:
         probes: read the wish's quantities, by name.
         returns: minus the return, for a wish that asks for reward.
         disagreement: whether ``returns`` are made of that of the model's ensemble.
-        deviation: latents (..., D) and actions (..., A) to the cost (...) of taking them there, or ``None``.
+        deviation: what it costs to leave the actor, or ``None`` for nothing.
 
     Raises:
         SettingsError: a quantity that no probe reads, or that never varied where its probe was fitted.
@@ -46,7 +46,7 @@ class WishObjective:
     wish: Wish
     probes: Mapping[str, Probe]
     returns: Returns | None = None
-    deviation: Callable[[Tensor, Tensor], Tensor] | None = None
+    deviation: Deviation | None = None
     disagreement: bool = False
 
     def __post_init__(self) -> None:

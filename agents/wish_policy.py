@@ -14,8 +14,7 @@ from ..envs import ActionCodec, ObservationCodec
 from ..planners import ActionSpec
 from ..world_model import JEPA, LatentState, Probe
 from .controller import Controller
-from .objective import RewardObjective
-from .policy import PlanningPolicy
+from .policy import PlanningPolicy, leaving, reward_objective
 from .settings import PlanningSettings
 from .wish import Wish
 from .wish_objective import WishObjective, probes_by_name
@@ -42,6 +41,7 @@ def wish_policy(
     limits: gym.spaces.Box | None = None,
     actor: DeterministicActor | CategoricalActor | None = None,
     returns: Callable[[LatentState], Returns] | None = None,
+    contradiction: Callable[[LatentState], torch.Tensor] | None = None,
     disagreement: bool = False,
     seed: int = 0,
     exploration: float = 0.0,
@@ -58,7 +58,9 @@ def wish_policy(
         limits: a box of native actions inside the action space that plans are to stay in.
         actor: proposes plans.
         returns: of a latent state, makes what tells minus the return of imagined plans, in rewards of mean size.
-        disagreement: whether these are made of that of the model's ensemble.
+        contradiction: of a latent state, tells by how much estimates of the actor's return differ (B,); without it
+            nothing is doubted.
+        disagreement: whether returns are made of that of the model's ensemble.
         seed: of predictions that are begun without seeds.
         exploration: how much ``deterministic=False`` disturbs the actions.
 
@@ -74,20 +76,22 @@ def wish_policy(
     spec = ActionSpec.from_space(codecs[1].planning_space, block=model.settings.block).to(model.device)
     if limits is not None:
         spec = _narrowed(spec, codecs[1], limits)
-    deviation = None
-    if actor is not None and planning.prior_weight:
-        priced = actor
-
-        def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-            return planning.prior_weight * priced.surprise(latents, actions, planning.proposal_noise)
+    planner = planning.build(spec, own or {})
+    doubted = contradiction if planning.doubt and planner.compares and wish.needs_reward else None
 
     def objective(state: LatentState) -> WishObjective:
         told = None if returns is None else returns(state)
+        price: float | torch.Tensor = planning.prior_weight
+        if doubted is not None:
+            price = price + planning.doubt * doubted(state)[:, None, None]
+        deviation = None
+        if actor is not None and (doubted is not None or planning.prior_weight):
+            deviation = leaving(actor, planning, price)
         return WishObjective(model, state, wish, known, told, deviation, disagreement)
 
     controller = Controller(
         model,
-        planning.build(spec, own or {}),
+        planner,
         objective,
         actor,
         proposals=planning.proposals,
@@ -109,14 +113,12 @@ def agents_wish_policy(
     behaviour = agent.behaviour
 
     def returns(state: LatentState) -> Returns:
-        objective = RewardObjective(
-            agent.model,
-            state,
-            behaviour.value,
-            agent.settings.behaviour.discount,
-            reward=agent.settings.behaviour.reward,
-        )
+        objective = reward_objective(agent, state, planning)
         return lambda imagined, actions: objective.of(imagined, actions) / behaviour.reward_scale
+
+    def contradiction(state: LatentState) -> torch.Tensor:
+        objective = reward_objective(agent, state, planning)
+        return objective.contradiction(behaviour.mean_actor, planning.horizon) / behaviour.reward_scale
 
     return wish_policy(
         agent.model,
@@ -128,6 +130,7 @@ def agents_wish_policy(
         limits=limits,
         actor=behaviour.mean_actor,
         returns=returns,
+        contradiction=contradiction,
         disagreement=wish.needs_reward and agent.settings.behaviour.reward == "disagreement",
         seed=agent.seed,
         exploration=agent.settings.exploration,

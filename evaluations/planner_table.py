@@ -14,6 +14,7 @@ import numpy as np
 from ..agents.policy import PlanningPolicy
 from ..core.errors import SettingsError, UnsupportedSpaceError
 from ..core.files import write_json
+from ..core.settings import assigned
 from ..envs import make_env
 from .evaluate import Evaluation, evaluate
 from .promises import Promises, Promising
@@ -33,7 +34,7 @@ class PlannerRow:
     """One way of acting.
 
     Attributes:
-        name: of the planner.
+        name: of the planner, with the settings that were given to it.
         evaluation: what it brought; ``None`` where it does not support the action space.
         gain: mean return above the bare policy's on the same episodes; ``None`` for the bare policy itself, and where
             no episode was sound under both.
@@ -132,8 +133,9 @@ def evaluate_planners(
     Args:
         agent: has ``planning_with(name, budget=...)``, as JEPA agents do.
         env: see :func:`~.evaluate.evaluate`.
-        planners: registered names; of those that do not support the action space the table says so. By default all
-            of Forethought's own that support it.
+        planners: registered names, each alone or followed by settings of its own, as in ``icem+horizon=5+doubt=2``
+            (fields of :class:`~forethought.agents.PlanningSettings`, or else the planner's); of those that do not
+            support the action space the table says so. By default all of Forethought's own that support it.
         budget: evaluations a decision may cost, rows differentiated counting twice.
         episodes: number of held-out episodes.
         seed: names the set of held-out episodes.
@@ -146,7 +148,7 @@ def evaluate_planners(
 
     Raises:
         SettingsError: the agent cannot plan, or there is no simulator that plans can be tried out in.
-        UnknownNameError: a planner that does not exist.
+        UnknownNameError: a planner, or a setting of one, that does not exist.
     """
     if not hasattr(agent, "planning_with"):
         raise SettingsError(
@@ -211,9 +213,11 @@ def acts_bare(agent: Any) -> bool:
     return planning is not None and planning.planner == BARE_POLICY and planning.proposals <= 1
 
 
-def _view(agent: Any, name: str, planning: Mapping[str, int]) -> Any:
+def _view(agent: Any, asked: str, planning: Mapping[str, int]) -> Any:
+    name, *own = asked.split("+")
+    changes = {**planning, **dict(assigned(setting, f"Planner {asked!r}: ") for setting in own)}
     try:
-        view = bare_policy(agent) if name == BARE_POLICY else agent.planning_with(name, **planning)
+        view = bare_policy(agent) if asked == BARE_POLICY else agent.planning_with(name, **changes)
     except UnsupportedSpaceError:
         return None
     return Promising(view, agent.settings.behaviour.discount) if isinstance(view, PlanningPolicy) else view

@@ -178,6 +178,11 @@ class Planner(ABC):
         return int(self.settings.gradients)
 
     @property
+    def compares(self) -> bool:
+        """Whether it chooses between plans at all, by what they cost."""
+        return self.searches or self.max_proposals > 1
+
+    @property
     def max_proposals(self) -> int:
         """The most proposals per problem that :meth:`plan` takes."""
         return int(self.settings.max_proposals)

@@ -232,6 +232,12 @@ def test_an_agent_acts_on_wishes_without_learning_anything():
     assert np.array_equal(done["alone"], done["by name"])
     assert agent.planning_for(wishes["both"][0], probe, "mppi", horizon=4, initial_std=0.7).planner.horizon == 4
     assert agent.planning_for(reward()).planner.horizon == agent.settings.planning.horizon
+    begun = seen, None, np.array([True, True]), True
+    torch.nn.init.normal_(agent.behaviour.target_critic.weights[-1], generator=generator)
+    doubtful = agent.planning_for(wishes["both"][0], probe, prior_weight=0.0, doubt=1e6, budget=40).predict(*begun)
+    carefree = agent.planning_for(wishes["both"][0], probe, prior_weight=0.0, budget=40).predict(*begun)
+    assert np.allclose(doubtful[0], agent.planning_with("policy").predict(*begun)[0], atol=1e-3)
+    assert not np.allclose(carefree[0], doubtful[0], atol=1e-3)
     assert all(torch.equal(value, before[name]) for name, value in agent.model.state_dict().items())
 
 

@@ -75,6 +75,17 @@ def test_horizon_and_film_are_each_planner_s_own(tmp_path, countdown):
     assert [row.evaluation.video.name for row in table.rows] == ["film-policy.gif", "film-hybrid.gif"]
 
 
+def test_a_planner_can_be_compared_with_itself_under_other_settings(countdown):
+    agent = Agent()
+    table = evaluate_planners(agent, countdown, ["hybrid", "hybrid+doubt=2.5+bootstrap=mean"], episodes=1, horizon=7)
+    assert agent.settings == {"horizon": 7, "doubt": 2.5, "bootstrap": "mean"}
+    assert [row.name for row in table.rows] == ["policy", "hybrid", "hybrid+doubt=2.5+bootstrap=mean"]
+    evaluate_planners(agent, countdown, ["hybrid+horizon=3"], episodes=1, horizon=7)
+    assert agent.settings == {"horizon": 3}, "what is said of one planner outweighs what is said of all"
+    with pytest.raises(SettingsError, match="Planner 'hybrid\\+doubt': 'doubt' is not of the form NAME=VALUE"):
+        evaluate_planners(agent, countdown, ["hybrid+doubt"])
+
+
 def test_planners_that_do_not_fit_or_break_stay_in_the_table_without_a_claim(countdown):
     table = evaluate_planners(Agent(), countdown, ["categorical_cem", "broken"], episodes=2)
     markdown = table.to_markdown()

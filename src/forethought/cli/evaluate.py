@@ -41,7 +41,8 @@ class EvaluateOptions(Settings):
     """Run folder, or an agent's .zip file, which needs --task. With goals there may be several, such as one for each
     seed, which are judged together."""
     planners: str | None = None
-    """Planners by name, such as policy,cem,icem; by default the agent acts as it does by itself, and cem seeks goals.
+    """Planners by name, such as policy,cem,icem, for agents also with settings, as in icem,icem+horizon=5+doubt=2; by
+    default the agent acts as it does by itself, and cem seeks goals.
     To goals, closed-loop is the default, and lewm-paper plans as its paper does."""
     budget: str = "300"
     """With --planners or goals: evaluations + 2 x gradients that each may spend on a plan. With goals there may be

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from ..core.errors import ForethoughtError, SettingsError
+from ..core.settings import assigned
 
 Options = TypeVar("Options")
 
@@ -94,15 +94,5 @@ def file_name(task: str) -> str:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """Split ``NAME=VALUE``; the value is a Python literal where it reads as one, else the text itself.
-
-    Raises:
-        SettingsError: where there is no name or no equals sign.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise SettingsError(f"--set {text!r} is not of the form NAME=VALUE.")
-    try:
-        return name.replace("-", "_"), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name.replace("-", "_"), value
+    """Split what ``--set`` was given, ``NAME=VALUE``; see :func:`~forethought.core.settings.assigned`."""
+    return assigned(text, "--set ")

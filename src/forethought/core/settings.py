@@ -10,6 +10,7 @@ A setting's range stands in its type, so that it is checked in one place and sho
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 import types
@@ -199,6 +200,25 @@ def _numbers(value: Any) -> list[float]:
     if isinstance(value, tuple):
         return [number for item in value for number in _numbers(item)]
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def assigned(text: str, whose: str = "") -> tuple[str, Any]:
+    """Split ``NAME=VALUE``; the value is a Python literal where it reads as one, else the text itself.
+
+    Args:
+        text: is split.
+        whose: begins the message where it cannot be.
+
+    Raises:
+        SettingsError: where there is no name or no equals sign.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"{whose}{text!r} is not of the form NAME=VALUE.")
+    try:
+        return name.replace("-", "_"), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.replace("-", "_"), value
 
 
 def _wrong_type(name: str, value: Any, hint: Any) -> _WrongType:
