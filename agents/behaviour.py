@@ -9,10 +9,11 @@ the world model. Rewards are divided by their mean size, so that one set of sett
 
 Sources: TD3 (arXiv 1802.09477) for twin critics, target smoothing and copies that follow; multi-step returns on
 self-predictive latents, decoupled from the representation, as in ALM (arXiv 2209.08466) and MR.Q (arXiv 2501.16142);
-model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, corrected in the manner of
-the doubly robust estimator (arXiv 1511.03722), though without importance weights; PopArt (arXiv 1602.07714) for an
-output layer that keeps its values when their scale changes; Plan2Explore (arXiv 2005.05960) for disagreement as a
-reward; SVG (arXiv 1510.09142) and DHMBPO for an actor that climbs through imagined steps.
+model-based value expansion (arXiv 1803.00101) for targets that are continued in imagination, and for learning on what
+they pass through, corrected in the manner of the doubly robust estimator (arXiv 1511.03722), though without importance
+weights; PopArt (arXiv 1602.07714) for an output layer that keeps its values when their scale changes; Plan2Explore
+(arXiv 2005.05960) for disagreement as a reward; SVG (arXiv 1510.09142) and DHMBPO for an actor that climbs through
+imagined steps.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class BehaviourSettings(OptimizationSettings):
     """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""
+    imagined_starts: bool = False
+    """Whether the critic also learns on the states that its targets pass through in imagination (where value_expansion
+    is at least 2), from what they bring from there on. Plans end in such states, and encodings, which are all that it
+    knows otherwise, may lie elsewhere."""
     actor_expansion: Annotated[int, Range(ge=0, le=64)] = 0
     """Imagined steps whose rewards the actor climbs before the critic's value of what follows them, through the model;
     0 for the critic alone (continuous actions)."""
@@ -75,6 +80,14 @@ class BehaviourSettings(OptimizationSettings):
     """Weight of the penalty on the actor's squared pre-activations (continuous actions)."""
     entropy: Annotated[float, Range(ge=0, le=1e6)] = 0.02
     """Weight of the policy's entropy, in units of the reward scale (discrete actions)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.imagined_starts and (self.value_expansion is None or self.value_expansion < 2):
+            raise SettingsError(
+                f"BehaviourSettings.imagined_starts needs targets that pass through imagined states: value_expansion = "
+                f"{self.value_expansion} must be at least 2."
+            )
 
 
 class Behaviour(nn.Module):
@@ -185,11 +198,13 @@ class Behaviour(nn.Module):
         """
         first = latents[:, 0]
         if self.settings.value_expansion is None:
-            targets = self._recorded_targets(clip, latents, noise[:, 0])
+            path, targets = None, self._recorded_targets(clip, latents, noise[:, 0])
         else:
-            targets = self._imagined_targets(clip, latents, noise, model)
+            path, targets = self._imagined_targets(clip, latents, noise, model)
         values = self.critic(first, clip.actions[:, 0])
         critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
+        if self.settings.imagined_starts and path is not None:
+            critic_loss = (critic_loss + self._missed(path, 1 - clip.terminated[:, 0])) / path.steps
         gain, saturation = self._climbed(first, model)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
         return critic_loss, actor_loss, values.mean()
@@ -228,8 +243,8 @@ class Behaviour(nn.Module):
         return rewards / self.reward_scale + alive * self.settings.discount**taken * self._bootstrap(last, noise)
 
     @torch.no_grad()
-    def _imagined_targets(self, clip: Clip, latents: Tensor, noise: Tensor, model: JEPA) -> Tensor:
-        """Return targets (B,) in units of the reward scale: the first step of the clip, then imagined ones.
+    def _imagined_targets(self, clip: Clip, latents: Tensor, noise: Tensor, model: JEPA) -> tuple[ImaginedPath, Tensor]:
+        """Return imagined steps, and targets (B,) in units of the reward scale: the first step of the clip, then those.
 
         They are corrected by what the model gets wrong about the recorded steps: by how much the recorded return
         exceeds what it imagines for the recorded actions. Errors that both imaginations share cancel; where the actor
@@ -240,7 +255,8 @@ class Behaviour(nn.Module):
         def follow(now: Tensor, step: int) -> Tensor:
             return self.target_actor.explore(now, noise[:, step], 0.0)
 
-        later = self._imagined_return(start, follow, steps, end_noise, model)
+        path = self._imagined(start, follow, steps, end_noise, model)
+        later = path.worth()
         if known := min(steps, clip.length - 1):
             rest = clip.steps(1, 1 + known)
 
@@ -248,29 +264,42 @@ class Behaviour(nn.Module):
                 return torch.where(rest.valid[:, step, None] > 0, rest.actions[:, step], follow(now, step))
 
             recorded = self._recorded_targets(rest, latents[:, 1:], end_noise)
-            repeated = self._imagined_return(start, repeat, known, end_noise, model)
+            repeated = self._imagined(start, repeat, known, end_noise, model).worth()
             whole = torch.maximum(rest.valid.prod(1), rest.terminated.amax(1))  # not where the episode was cut
             later = later + whole * (recorded - repeated)
         goes_on = 1 - clip.terminated[:, 0]
-        return clip.rewards[:, 0] / self.reward_scale + self.settings.discount * goes_on * later
+        return path, clip.rewards[:, 0] / self.reward_scale + self.settings.discount * goes_on * later
 
-    def _imagined_return(
+    def _imagined(
         self, latents: Tensor, act: Callable[[Tensor, int], Tensor], steps: int, noise: Tensor, model: JEPA
-    ) -> Tensor:
-        """Return what ``steps`` imagined steps from ``latents`` (B, D) bring, and what follows them (B,).
-
-        It is in units of the reward scale, and counts as far as the model expects the episode to last.
-        """
-        total, weight = latents.new_zeros(len(latents)), latents.new_ones(len(latents))
+    ) -> ImaginedPath:
+        """Return ``steps`` imagined steps from ``latents`` (B, D), with the value of what follows them."""
+        states, actions, rewards, continues = [], [], [], []
         for index in range(steps):
+            states.append(latents)
+            actions.append(act(latents, index))
             kind = self.settings.reward
-            step = model.step(LatentState(latents), act(latents, index).unsqueeze(1), kind == "disagreement")
-            reward = reward_of(step, kind)
+            step = model.step(LatentState(latents), actions[-1].unsqueeze(1), kind == "disagreement")
             assert step.continues is not None
-            total = total + weight * reward[:, 0] / self.reward_scale
-            weight = weight * self.settings.discount * step.continues[:, 0]
+            rewards.append(reward_of(step, kind)[:, 0] / self.reward_scale)
+            continues.append(step.continues[:, 0])
             latents = step.state.latents[:, 0].float()
-        return total + weight * self._bootstrap(latents, noise)
+        return ImaginedPath(
+            states, actions, rewards, continues, self._bootstrap(latents, noise), self.settings.discount
+        )
+
+    def _missed(self, path: ImaginedPath, weight: Tensor) -> Tensor:
+        """Return the critic's loss on the imagined states of ``path``, of which the first is none, summed over them.
+
+        Each counts as far as the model expects the episode to last until there, ``weight`` (B,) until the first.
+        """
+        loss = weight.new_zeros(())
+        for step in range(1, path.steps):
+            weight = weight * path.continues[step - 1]
+            values = self.critic(path.latents[step], path.actions[step])
+            missed = F.smooth_l1_loss(values, path.worth(step).expand_as(values), reduction="none")
+            loss = loss + (weight * missed).mean()
+        return loss
 
     @torch.no_grad()
     def _disagreement(self, clip: Clip, latents: Tensor, model: JEPA) -> Tensor:
@@ -302,6 +331,39 @@ class Behaviour(nn.Module):
         for critic in (self.critic, self.target_critic):
             critic.rescale(change)
         self.reward_scale.fill_(size)
+
+
+@dataclass(frozen=True)
+class ImaginedPath:
+    """Imagined steps, one entry of a list for each, rewards in units of the reward scale.
+
+    Attributes:
+        latents: (B, D) before each step.
+        actions: (B, A).
+        rewards, continues: (B,).
+        end: (B,), the value of what follows the last.
+        discount: per step.
+    """
+
+    latents: list[Tensor]
+    actions: list[Tensor]
+    rewards: list[Tensor]
+    continues: list[Tensor]
+    end: Tensor
+    discount: float
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.rewards)
+
+    def worth(self, first: int = 0) -> Tensor:
+        """Return what the steps from ``first`` on bring (B,), and what follows, as far as the episode is to last."""
+        total, weight = torch.zeros_like(self.end), torch.ones_like(self.end)
+        for reward, continues in zip(self.rewards[first:], self.continues[first:], strict=True):
+            total = total + weight * reward
+            weight = weight * self.discount * continues
+        return total + weight * self.end
 
 
 @contextmanager

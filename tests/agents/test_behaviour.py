@@ -92,7 +92,7 @@ def imagined_target(
     behaviour.target_actor.layers[-1].weight.data.zero_()
     behaviour.target_actor.layers[-1].bias.data.fill_(math.atanh(action))
     latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)[:, : clip.length + 1]
-    return behaviour._imagined_targets(clip, latents, torch.zeros(1, imagined + 1, 2), Countdown(error)).item()
+    return behaviour._imagined_targets(clip, latents, torch.zeros(1, imagined + 1, 2), Countdown(error))[1].item()
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,32 @@ def test_learning_behaviour_in_imagination_leaves_the_model_alone():
     behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4), 1.0, MODEL)
     assert all(torch.equal(value, before[name]) for name, value in MODEL.state_dict().items())
     assert all(parameter.grad is None for parameter in MODEL.parameters())
+
+
+def test_the_critic_can_learn_on_imagined_states_too():
+    clip = make_clip([1.0, 1.0], [0.0, 0.0], [1.0, 2.0])
+    latents = torch.tensor([[[5.0], [10.0], [20.0]]]).expand(1, 3, 4)
+
+    def loss(terminated=0.0, **settings):
+        behaviour = make_behaviour(**settings)
+        behaviour.target_critic, behaviour.critic = ConstantCritic(), ConstantCritic()
+        behaviour.target_actor.layers[-1].weight.data.zero_()
+        behaviour.target_actor.layers[-1].bias.data.zero_()
+        clip.terminated[0, 0] = terminated
+        noise = torch.zeros(1, behaviour.settings.value_expansion + 1, 2)
+        return behaviour._objective(clip, latents, noise, Countdown())[0].item()
+
+    # From 10 the latent falls by one a step, brings itself and lasts with 1/2; the critic says the latent itself.
+    one = 8 + 0.25 * 7  # from 8 on, with the value of 7
+    two = 9 + 0.25 * one
+    plain = loss(value_expansion=3)
+    both = loss(value_expansion=3, imagined_starts=True)
+    assert 3 * both == pytest.approx(plain + 0.5 * (two - 9 - 0.5) + 0.25 * (one - 8 - 0.5))
+    ended = loss(terminated=1.0, value_expansion=3, imagined_starts=True)
+    assert 3 * ended == pytest.approx(loss(terminated=1.0, value_expansion=3)), "nothing is imagined after an end"
+    for expansion in (None, 1):
+        with pytest.raises(SettingsError, match="imagined_starts needs"):
+            make_behaviour(value_expansion=expansion, imagined_starts=True)
 
 
 def test_disagreement_can_be_what_is_collected():
