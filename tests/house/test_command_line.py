@@ -17,6 +17,7 @@ import termios
 
 import pytest
 
+from forethought.cli.train import read_options
 from forethought.core.runs import Run
 
 COMMAND = [sys.executable, "-m", "forethought"]
@@ -62,6 +63,20 @@ def test_doctor_examines_an_environment(forethought):
 def test_every_setting_of_the_agent_is_an_option(forethought):
     text = forethought("train", "--help").out
     assert all(option in text for option in ("--model.latent-dims", "--behaviour.discount", "--planning.planner"))
+
+
+@pytest.mark.parametrize(
+    ("options", "planner", "proposals"),
+    [
+        (["--planner", "policy"], "policy", 1),
+        (["--planner", "policy", "--planning.proposals", "8"], "policy", 8),
+        (["--planner", "cem", "--planning.planner", "mppi"], "cem", 16),
+        (["--planning.planner", "policy"], "policy", 16),
+    ],
+)
+def test_the_planner_called_policy_is_the_actor_alone(options, planner, proposals):
+    planning = read_options(["Pendulum-v1", *options]).agent_settings()["planning"]
+    assert (planning["planner"], planning["proposals"]) == (planner, proposals)
 
 
 def test_options_reach_the_run_and_its_config(trained):

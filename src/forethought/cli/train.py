@@ -45,13 +45,17 @@ class TrainWithSettings(Generic[AgentSettings]):
     training: Annotated[TrainOptions, tyro.conf.arg(name="")]
     settings: Annotated[AgentSettings, tyro.conf.arg(name="")]
     planner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Planner by name; short for --planning.planner."""
+    """Planner by name; short for --planning.planner, but that policy is the actor alone, unless --planning.proposals
+    says of how many proposals it is to take the best."""
 
     def agent_settings(self) -> dict[str, Any]:
         """Return the agent's settings as plain data."""
         data = self.settings.to_dict()
         if self.planner is not None:
             data["planning"]["planner"] = self.planner
+            usual = type(self.settings)().to_dict()["planning"]
+            if self.planner == "policy" and data["planning"]["proposals"] == usual["proposals"]:
+                data["planning"]["proposals"] = 1
         return data
 
 
