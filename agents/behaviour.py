@@ -64,9 +64,9 @@ class BehaviourSettings(OptimizationSettings):
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""
     imagined_starts: bool = False
-    """Whether the critic also learns on the states that its targets pass through in imagination (where value_expansion
-    is at least 2), from what they bring from there on. Plans end in such states, and encodings, which are all that it
-    knows otherwise, may lie elsewhere."""
+    """Whether the critic also learns on the states that its targets pass through in imagination, 1 to
+    value_expansion - 1 steps deep, as far as the model expects to get there, from what they bring from there on.
+    Plans end in such states; it otherwise knows encodings alone, which may lie elsewhere."""
     actor_expansion: Annotated[int, Range(ge=0, le=64)] = 0
     """Imagined steps whose rewards the actor climbs before the critic's value of what follows them, through the model;
     0 for the critic alone (continuous actions)."""
@@ -152,6 +152,13 @@ class Behaviour(nn.Module):
         no_noise = latents.new_zeros(())
         return self.mean_actor.expected_value(latents, self.target_critic, no_noise, 0.0).amin(0) * self.reward_scale
 
+    def action_value(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Return the value (...), in reward units, of ``actions`` (..., A) in ``latents`` (..., D).
+
+        The acting copy is followed afterwards, and the smallest member counts, as in :meth:`value`.
+        """
+        return self.target_critic(latents, actions).amin(0) * self.reward_scale
+
     def update(self, clip: Clip, latents: Tensor, mean_reward_size: float, model: JEPA) -> dict[str, Tensor]:
         """Take one step of critic and actor.
 
@@ -204,7 +211,7 @@ class Behaviour(nn.Module):
         values = self.critic(first, clip.actions[:, 0])
         critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
         if self.settings.imagined_starts and path is not None:
-            critic_loss = (critic_loss + self._missed(path, 1 - clip.terminated[:, 0])) / path.steps
+            critic_loss = critic_loss + self._imagined_loss(path, 1 - clip.terminated[:, 0])
         gain, saturation = self._climbed(first, model)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
         return critic_loss, actor_loss, values.mean()
@@ -256,7 +263,7 @@ class Behaviour(nn.Module):
             return self.target_actor.explore(now, noise[:, step], 0.0)
 
         path = self._imagined(start, follow, steps, end_noise, model)
-        later = path.worth()
+        later = path.return_from(0)
         if known := min(steps, clip.length - 1):
             rest = clip.steps(1, 1 + known)
 
@@ -264,7 +271,7 @@ class Behaviour(nn.Module):
                 return torch.where(rest.valid[:, step, None] > 0, rest.actions[:, step], follow(now, step))
 
             recorded = self._recorded_targets(rest, latents[:, 1:], end_noise)
-            repeated = self._imagined(start, repeat, known, end_noise, model).worth()
+            repeated = self._imagined(start, repeat, known, end_noise, model).return_from(0)
             whole = torch.maximum(rest.valid.prod(1), rest.terminated.amax(1))  # not where the episode was cut
             later = later + whole * (recorded - repeated)
         goes_on = 1 - clip.terminated[:, 0]
@@ -288,18 +295,19 @@ class Behaviour(nn.Module):
             states, actions, rewards, continues, self._bootstrap(latents, noise), self.settings.discount
         )
 
-    def _missed(self, path: ImaginedPath, weight: Tensor) -> Tensor:
-        """Return the critic's loss on the imagined states of ``path``, of which the first is none, summed over them.
+    def _imagined_loss(self, path: ImaginedPath, weight: Tensor) -> Tensor:
+        """Return the critic's loss on the imagined states of ``path``: all but the first, which was recorded.
 
-        Each counts as far as the model expects the episode to last until there, ``weight`` (B,) until the first.
+        It is the mean over their depths. Each counts as far as the model expects the episode to last until there, the
+        first by ``weight`` (B,).
         """
         loss = weight.new_zeros(())
         for step in range(1, path.steps):
             weight = weight * path.continues[step - 1]
             values = self.critic(path.latents[step], path.actions[step])
-            missed = F.smooth_l1_loss(values, path.worth(step).expand_as(values), reduction="none")
+            missed = F.smooth_l1_loss(values, path.return_from(step).expand_as(values), reduction="none")
             loss = loss + (weight * missed).mean()
-        return loss
+        return loss / (path.steps - 1)
 
     @torch.no_grad()
     def _disagreement(self, clip: Clip, latents: Tensor, model: JEPA) -> Tensor:
@@ -357,7 +365,7 @@ class ImaginedPath:
         """How many there are."""
         return len(self.rewards)
 
-    def worth(self, first: int = 0) -> Tensor:
+    def return_from(self, first: int) -> Tensor:
         """Return what the steps from ``first`` on bring (B,), and what follows, as far as the episode is to last."""
         total, weight = torch.zeros_like(self.end), torch.ones_like(self.end)
         for reward, continues in zip(self.rewards[first:], self.continues[first:], strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -72,44 +72,56 @@ class RewardObjective:
 
     def of(self, imagined: Imagination, actions: Tensor) -> Tensor:
         """Return costs (B, N) of what was imagined from ``state`` for ``actions`` (B, N, H, A)."""
-        ends = 1 if self.bootstrap == "last" or self.value is None else actions.shape[2]
-        return -self._estimates(imagined, actions, ends).mean(2)
-
-    def contradiction(self, act: Callable[[Tensor], Tensor], steps: int) -> Tensor:
-        """Return by how much (B,) estimates of one return differ, by after how many steps the critic takes over.
-
-        It is the standard deviation over none to ``steps`` of them; 0 where model and critic agree.
-
-        Args:
-            act: what is done, latents (B, 1, D) to actions (B, 1, A): what the critic's values are of.
-            steps: at least 1.
-        """
-        if self.value is None:
-            raise SettingsError("Without a critic's values there are no estimates that could contradict each other.")
-        state, plan, imagined = self.state.candidates(1), [], []
-        for _ in range(steps):
-            plan.append(act(state.latents))
-            imagined.append(self.model.step(state, plan[-1], self.reward == "disagreement"))
-            state = imagined[-1].state
-        later = replace(self, deviation=None)._estimates(Imagination.of(imagined), torch.stack(plan, 2), steps)
-        now = self.value(self.state.latents)
-        return torch.cat([now[:, None], later[:, 0]], 1).std(1)
-
-    def _estimates(self, imagined: Imagination, actions: Tensor, ends: int) -> Tensor:
-        """Return estimates of the return (B, N, ends), whose last rewards are those of the last ``ends`` steps."""
         gains, horizon = reward_of(imagined, self.reward), actions.shape[2]
         if self.deviation is not None:
             gains = gains - self.deviation(latents_before(self.state, imagined), actions)
-        weights = self.discount ** torch.arange(horizon + 1, device=actions.device)
-        if imagined.continues is None:
-            alive = actions.new_ones(*actions.shape[:2], horizon + 1)
-        else:
-            alive = torch.cat([actions.new_ones(*actions.shape[:2], 1), imagined.continues.cumprod(2)], 2)
-        weights = weights * alive  # (B, N, H + 1)
-        returns = (weights[..., :-1] * gains).cumsum(2)[..., -ends:]
-        if self.value is not None:
-            returns = returns + weights[..., -ends:] * self.value(imagined.latents[:, :, -ends:])
-        return returns
+        weights = self._weights(imagined.continues, actions.shape[:2], horizon)
+        gains = weights[..., :-1] * gains
+        if self.value is None:
+            return -gains.sum(2)
+        if self.bootstrap == "last":
+            return -(gains.sum(2) + weights[..., -1] * self.value(imagined.latents[:, :, -1]))
+        return -(gains.cumsum(2) + weights[..., 1:] * self.value(imagined.latents)).mean(2)
+
+    def contradiction(
+        self, act: Callable[[Tensor], Tensor], action_value: Callable[[Tensor, Tensor], Tensor], steps: int
+    ) -> Tensor:
+        """Return by how much (B,) the critic contradicts itself along ``steps`` imagined steps, in rewards.
+
+        At each step the value of acting is compared with the reward and the value of what follows. What adds up of
+        these differences, discounted, is how far an estimate of the return moves when the critic takes over a step
+        later; returned is its standard deviation over none to ``steps`` of them, 0 where model and critic agree.
+
+        Args:
+            act: what is done, latents (B, 1, D) to actions (B, 1, A).
+            action_value: the critic's values (...) of actions (..., A) in latents (..., D).
+            steps: at least 1.
+        """
+        if self.value is None:
+            raise SettingsError("Without a critic's values nothing can contradict itself.")
+        state, before, actions, imagined = self.state.candidates(1), [], [], []
+        for _ in range(steps):
+            before.append(state.latents)
+            actions.append(act(state.latents))
+            imagined.append(self.model.step(state, actions[-1], self.reward == "disagreement"))
+            state = imagined[-1].state
+        rewards = torch.stack([reward_of(step, self.reward) for step in imagined], 2)  # (B, 1, H)
+        known = [step.continues for step in imagined if step.continues is not None]
+        continues = torch.stack(known, 2) if known else torch.ones_like(rewards)
+        after = self.value(torch.stack([step.state.latents for step in imagined], 2))
+        now = action_value(torch.stack(before, 2), torch.stack(actions, 2))
+        errors = rewards + self.discount * continues * after - now
+        moved = (self._weights(continues, rewards.shape[:2], steps)[..., :-1] * errors).cumsum(2)
+        return torch.cat([torch.zeros_like(moved[..., :1]), moved], 2).std(2)[:, 0]
+
+    def _weights(self, continues: Tensor | None, shape: torch.Size, horizon: int) -> Tensor:
+        """Return what each step's reward weighs (B, N, H + 1), the last that of what follows the plan."""
+        device = self.state.latents.device
+        weights = self.discount ** torch.arange(horizon + 1, device=device)
+        alive = torch.ones(*shape, horizon + 1, device=device)
+        if continues is not None:
+            alive = torch.cat([alive[..., :1], continues.cumprod(2)], 2)
+        return weights * alive
 
 
 def latents_before(state: LatentState, imagined: Imagination) -> Tensor:

@@ -115,10 +115,16 @@ def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSet
     )
 
 
-def leaving(
+def contradiction(agent: JEPAAgent, objective: RewardObjective, steps: int) -> torch.Tensor:
+    """Return by how much (B, 1, 1), in rewards, an agent's critic contradicts itself about its acting copy."""
+    behaviour = agent.behaviour
+    return objective.contradiction(behaviour.mean_actor, behaviour.action_value, steps)[:, None, None]
+
+
+def cost_of_leaving(
     actor: DeterministicActor | CategoricalActor, planning: PlanningSettings, price: float | torch.Tensor
 ) -> Deviation:
-    """Return what leaving an actor costs, at a price per nat, one or one for each environment (B, 1, 1)."""
+    """Return what it costs to leave ``actor``, at a price per nat: one, or one for each environment (B, 1, 1)."""
 
     def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return price * actor.surprise(latents, actions, planning.proposal_noise)
@@ -144,11 +150,13 @@ def reward_policy(
     doubts = planning.doubt > 0 and planner.compares
 
     def objective(state: LatentState) -> RewardObjective:
-        plain = reward_objective(agent, state, planning)
+        judged = reward_objective(agent, state, planning)
+        if not doubts and not planning.prior_weight:
+            return judged
         price = planning.prior_weight * agent.behaviour.reward_scale
         if doubts:
-            price = price + planning.doubt * plain.contradiction(actor, planner.horizon)[:, None, None]
-        return replace(plain, deviation=leaving(actor, planning, price)) if doubts or planning.prior_weight else plain
+            price = price + planning.doubt * contradiction(agent, judged, planner.horizon)
+        return replace(judged, deviation=cost_of_leaving(actor, planning, price))
 
     controller = Controller(
         agent.model,

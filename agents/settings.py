@@ -36,14 +36,21 @@ class PlanningSettings(Settings):
     """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
     actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
     doubt: Annotated[float, Range(ge=0, le=1e6)] = 0.0
-    """What is added to it for every reward by which the critic contradicts itself: by how much the estimates for doing
-    as the actor does differ, by after how many planned steps its value takes over (standard deviation). A critic that
-    does not agree with itself about one plan cannot tell which of others is better."""
+    """Added to the price per nat of leaving the actor, for each reward by which the critic contradicts itself: by how
+    much estimates of what the actor brings differ, by after how many planned steps its value takes over (standard
+    deviation). A critic that does not agree with itself about one plan cannot tell which of others is better. It takes
+    one more imagined plan a decision, which the budget does not count; who compares no plans has nothing to doubt."""
     bootstrap: Bootstrap = "last"
     """Which estimate of a plan's return counts: the one that ends with the critic's value after the last step; or the
-    mean of those that end with it after each, whose errors partly cancel."""
+    mean of those that end with it after each, whose errors partly cancel. Each holds what leaving the actor costs until
+    its end, so that the mean counts later steps less."""
     execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.planner == "policy" and not self.proposals:
+            raise SettingsError("PlanningSettings.proposals = 0: the planner 'policy' does what is proposed.")
 
     def planner_for(self, spec: ActionSpec) -> str:
         """Return the planner's name, where it is chosen automatically that of what plans ``spec``."""

@@ -14,7 +14,7 @@ from ..envs import ActionCodec, ObservationCodec
 from ..planners import ActionSpec
 from ..world_model import JEPA, LatentState, Probe
 from .controller import Controller
-from .policy import PlanningPolicy, leaving, reward_objective
+from .policy import PlanningPolicy, contradiction, cost_of_leaving, reward_objective
 from .settings import PlanningSettings
 from .wish import Wish
 from .wish_objective import WishObjective, probes_by_name
@@ -58,8 +58,8 @@ def wish_policy(
         limits: a box of native actions inside the action space that plans are to stay in.
         actor: proposes plans.
         returns: of a latent state, makes what tells minus the return of imagined plans, in rewards of mean size.
-        contradiction: of a latent state, tells by how much estimates of the actor's return differ (B,); without it
-            nothing is doubted.
+        contradiction: of a latent state, tells by how much (B, 1, 1) values contradict each other, in rewards of mean
+            size. ``planning.doubt`` is of no account without it, or for a wish that asks for no reward.
         disagreement: whether returns are made of that of the model's ensemble.
         seed: of predictions that are begun without seeds.
         exploration: how much ``deterministic=False`` disturbs the actions.
@@ -77,16 +77,16 @@ def wish_policy(
     if limits is not None:
         spec = _narrowed(spec, codecs[1], limits)
     planner = planning.build(spec, own or {})
-    doubted = contradiction if planning.doubt and planner.compares and wish.needs_reward else None
+    doubt = planning.doubt * sum(term.weight for term in wish.terms if term.form == "reward") if planner.compares else 0
 
     def objective(state: LatentState) -> WishObjective:
         told = None if returns is None else returns(state)
         price: float | torch.Tensor = planning.prior_weight
-        if doubted is not None:
-            price = price + planning.doubt * doubted(state)[:, None, None]
         deviation = None
-        if actor is not None and (doubted is not None or planning.prior_weight):
-            deviation = leaving(actor, planning, price)
+        if actor is not None and contradiction is not None and doubt:
+            price = price + doubt * contradiction(state)
+        if actor is not None and (doubt or planning.prior_weight):
+            deviation = cost_of_leaving(actor, planning, price)
         return WishObjective(model, state, wish, known, told, deviation, disagreement)
 
     controller = Controller(
@@ -116,9 +116,8 @@ def agents_wish_policy(
         objective = reward_objective(agent, state, planning)
         return lambda imagined, actions: objective.of(imagined, actions) / behaviour.reward_scale
 
-    def contradiction(state: LatentState) -> torch.Tensor:
-        objective = reward_objective(agent, state, planning)
-        return objective.contradiction(behaviour.mean_actor, planning.horizon) / behaviour.reward_scale
+    def doubted(state: LatentState) -> torch.Tensor:
+        return contradiction(agent, reward_objective(agent, state, planning), planning.horizon) / behaviour.reward_scale
 
     return wish_policy(
         agent.model,
@@ -130,7 +129,7 @@ def agents_wish_policy(
         limits=limits,
         actor=behaviour.mean_actor,
         returns=returns,
-        contradiction=contradiction,
+        contradiction=doubted,
         disagreement=wish.needs_reward and agent.settings.behaviour.reward == "disagreement",
         seed=agent.seed,
         exploration=agent.settings.exploration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from ..agents.policy import PlanningPolicy
 from ..core.errors import SettingsError, UnsupportedSpaceError
 from ..core.files import write_json
-from ..core.settings import assigned
+from ..core.settings import parse_assignment
 from ..envs import make_env
 from .evaluate import Evaluation, evaluate
 from .promises import Promises, Promising
@@ -96,7 +97,7 @@ class PlannerTable:
     def _truth(self) -> str:
         if not any(row.name.endswith(IN_TRUTH) for row in self.rows):
             return ""
-        return "In the true simulator nothing is guessed but the value at a plan's end; no agent may look there. "
+        return "In the true simulator nothing is guessed but the critic's values; no agent may look there. "
 
     def to_markdown(self) -> str:
         """Return the table in Markdown."""
@@ -148,7 +149,8 @@ def evaluate_planners(
 
     Raises:
         SettingsError: the agent cannot plan, or there is no simulator that plans can be tried out in.
-        UnknownNameError: a planner, or a setting of one, that does not exist.
+        UnknownNameError: a planner that does not exist.
+        SettingsError: a setting that it does not have, or that makes it spend more than ``budget``.
     """
     if not hasattr(agent, "planning_with"):
         raise SettingsError(
@@ -186,7 +188,7 @@ def evaluate_planners(
             continue
         add(row_of(name, bare if name == BARE_POLICY else play(name), view))
         if truth is not None and name != BARE_POLICY and not view.planner.gradients:
-            seeing = _view(agent, name, {**planning, "execute": 1})
+            seeing = _view(agent, name, planning, execute=1)
             evaluation = evaluate(
                 SimulatorPolicy(seeing.policy, truth), truth.env, episodes, seed, max_steps=options.get("max_steps")
             )
@@ -213,13 +215,32 @@ def acts_bare(agent: Any) -> bool:
     return planning is not None and planning.planner == BARE_POLICY and planning.proposals <= 1
 
 
-def _view(agent: Any, asked: str, planning: Mapping[str, int]) -> Any:
-    name, *own = asked.split("+")
-    changes = {**planning, **dict(assigned(setting, f"Planner {asked!r}: ") for setting in own)}
+def planner_and_settings(asked: str) -> tuple[str, dict[str, Any]]:
+    """Return name and settings of a planner that is asked for as in ``icem+horizon=5+doubt=2``.
+
+    Raises:
+        SettingsError: what follows the name are no settings, or no settings of planners.
+    """
+    name, *parts = re.split(r"\+(?=[^\W\d])", asked)
+    settings = dict(parse_assignment(part, f"Planner {asked!r}: ") for part in parts)
+    if wrong := settings.keys() & {"planner", "name", "spec", "budget"}:
+        raise SettingsError(f"Planner {asked!r}: {', '.join(sorted(wrong))} cannot be set for one of several planners.")
+    return name, settings
+
+
+def _view(agent: Any, asked: str, planning: Mapping[str, int], **forced: int) -> Any:
+    name, own = planner_and_settings(asked)
     try:
-        view = bare_policy(agent) if asked == BARE_POLICY else agent.planning_with(name, **changes)
+        view = (
+            bare_policy(agent) if asked == BARE_POLICY else agent.planning_with(name, **{**planning, **own, **forced})
+        )
     except UnsupportedSpaceError:
         return None
+    if own and view.planner.budget + 2 * view.planner.gradients > planning["budget"]:
+        raise SettingsError(
+            f"Planner {asked!r} spends {view.planner.budget:,} evaluations and {view.planner.gradients:,} gradients, "
+            f"beyond the budget of {planning['budget']:,} that all have."
+        )
     return Promising(view, agent.settings.behaviour.discount) if isinstance(view, PlanningPolicy) else view
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,18 +116,3 @@ class Imagination:
     rewards: Tensor | None
     continues: Tensor | None
     disagreement: Tensor | None
-
-    @classmethod
-    def of(cls, steps: Sequence[Step]) -> Imagination:
-        """Return steps that were imagined one after another, at least one, as a whole."""
-
-        def stacked(parts: Iterable[Tensor | None]) -> Tensor | None:
-            known = [part for part in parts if part is not None]
-            return torch.stack(known, 2) if known else None
-
-        return cls(
-            torch.stack([step.state.latents for step in steps], 2),
-            rewards=stacked(step.reward for step in steps),
-            continues=stacked(step.continues for step in steps),
-            disagreement=stacked(step.disagreement for step in steps),
-        )

@@ -14,7 +14,7 @@ from forethought.agents.controller import FAILURES_IN_A_ROW, Controller
 from forethought.agents.objective import RewardObjective
 from forethought.core.errors import DivergedError, SettingsError
 from forethought.planners import ActionSpec, make_planner
-from forethought.world_model import JEPA, JEPASettings, LatentState, Step
+from forethought.world_model import JEPA, JEPASettings, LatentState
 
 
 class ScriptedModel:
@@ -80,43 +80,6 @@ def test_the_mean_bootstrap_averages_what_would_be_estimated_after_each_step():
     assert mean == pytest.approx((last_of(1) + last_of(2) + last_of(3)) / 3)
     no_critic = replace(objective, value=None)
     assert replace(no_critic, bootstrap="mean")(actions).item() == no_critic(actions).item()
-
-
-class CountingModel:
-    """Each step brings 1 and counts the latent up by 1; ``lasts`` is the probability of going on after it."""
-
-    reward_head = object()
-
-    def __init__(self, lasts: float) -> None:
-        self.lasts = lasts
-
-    def step(self, state, actions, disagreement=True):
-        one = torch.ones(actions.shape[:2])
-        return Step(LatentState(state.latents + 1), one, self.lasts * one, None)
-
-
-def test_a_critic_contradicts_itself_by_how_much_its_estimates_differ():
-    state = LatentState(torch.tensor([[0.0], [100.0]]))
-    acted = []
-
-    def act(latents):
-        acted.append(latents.clone())
-        return latents
-
-    def consistent(latents):
-        return torch.full_like(latents[..., 0], 1 / (1 - 0.5 * 0.8))  # 1 a step, discounted by 0.5, lasting with 0.8
-
-    def flattering(latents):
-        return consistent(latents) + torch.where(latents[..., 0] == 102, 8.0, 0.0)
-
-    sound = RewardObjective(CountingModel(0.8), state, consistent, 0.5)
-    torch.testing.assert_close(sound.contradiction(act, 3), torch.zeros(2), atol=1e-6, rtol=0)
-    assert [latents[:, 0, 0].tolist() for latents in acted] == [[0, 100], [1, 101], [2, 102]]
-    doubtful = replace(sound, value=flattering).contradiction(act, 3)
-    off = torch.tensor([0, 0, 8 * (0.5 * 0.8) ** 2, 0]).std()
-    torch.testing.assert_close(doubtful, torch.stack([torch.zeros(()), off]), atol=1e-6, rtol=1e-5)
-    with pytest.raises(SettingsError, match="Without a critic"):
-        replace(sound, value=None).contradiction(act, 3)
 
 
 def test_a_model_without_rewards_cannot_be_planned_in_by_reward():

@@ -21,7 +21,6 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from forethought import JEPAAgent
-from forethought.agents.objective import RewardObjective
 from forethought.core.errors import (
     EnvironmentFault,
     SettingsError,
@@ -319,30 +318,6 @@ def test_the_policy_planner_can_choose_among_several_proposals(small):
     agent = JEPAAgent(Target, **small)
     assert agent.planning_with("policy").controller.proposals == 1
     assert agent.planning_with("policy", proposals=8).controller.proposals == 8
-
-
-@pytest.mark.parametrize("task", ["Pendulum-v1", "CartPole-v1"])
-def test_who_doubts_enough_does_as_the_actor_does(task, small):
-    agent = JEPAAgent(task, seed=0, **small)
-    torch.nn.init.normal_(agent.behaviour.target_critic.weights[-1], generator=torch.Generator().manual_seed(0))
-    seen = np.random.default_rng(0).normal(size=(64, *agent.observation_space.shape))
-    planner = agent.settings.planning.planner_for(agent.spec)
-
-    def differs(**changes):
-        views = agent.planning_with("policy"), agent.planning_with(planner, prior_weight=0.0, **changes)
-        actor, plan = (view.predict(seen, None, np.ones(64, bool), deterministic=True)[0] for view in views)
-        return float(np.mean(~np.isclose(actor, plan, atol=2e-2)))
-
-    assert differs() > 0.2
-    assert differs(doubt=1e6) == 0
-
-
-def test_the_bare_actor_has_nothing_to_doubt(small, monkeypatch):
-    agent = JEPAAgent(Target, **small)
-    monkeypatch.setattr(RewardObjective, "contradiction", None)
-    assert agent.planning_with("policy", doubt=2.0).predict(agent.observation_space.sample())
-    with pytest.raises(TypeError):
-        agent.planning_with("policy", doubt=2.0, proposals=2).predict(agent.observation_space.sample())
 
 
 def test_an_agent_can_explore_for_its_own_sake(small):

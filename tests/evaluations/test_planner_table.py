@@ -11,7 +11,7 @@ import pytest
 
 from forethought.agents.settings import PlanningSettings
 from forethought.core.errors import SettingsError, UnknownNameError, UnsupportedSpaceError
-from forethought.evaluations.planner_table import acts_bare, evaluate_planners
+from forethought.evaluations.planner_table import _view, acts_bare, evaluate_planners
 from forethought.evaluations.tables import Table
 
 
@@ -34,6 +34,8 @@ class Agent:
             assert (budget, settings) == (None, {"horizon": 1, "proposals": 1}), "one proposal: the actor itself"
             return View(0.25, 1)
         self.settings = settings
+        if name == "spender":
+            return View(0.5, settings["samples"])
         if name == "hybrid":
             return View(0.5, budget - 200, 100)
         if name == "broken":
@@ -82,8 +84,16 @@ def test_a_planner_can_be_compared_with_itself_under_other_settings(countdown):
     assert [row.name for row in table.rows] == ["policy", "hybrid", "hybrid+doubt=2.5+bootstrap=mean"]
     evaluate_planners(agent, countdown, ["hybrid+horizon=3"], episodes=1, horizon=7)
     assert agent.settings == {"horizon": 3}, "what is said of one planner outweighs what is said of all"
+    evaluate_planners(agent, countdown, ["hybrid+doubt=1e+2"], episodes=1)
+    assert agent.settings == {"doubt": 100}
+    _view(agent, "hybrid+execute=2", {"budget": 300}, execute=1)
+    assert agent.settings == {"execute": 1}, "in the true simulator plans are made anew at every step"
     with pytest.raises(SettingsError, match="Planner 'hybrid\\+doubt': 'doubt' is not of the form NAME=VALUE"):
         evaluate_planners(agent, countdown, ["hybrid+doubt"])
+    with pytest.raises(SettingsError, match="budget, spec cannot be set for one of several"):
+        evaluate_planners(agent, countdown, ["hybrid+spec=1+budget=900"])
+    with pytest.raises(SettingsError, match="beyond the budget of 300 that all have"):
+        evaluate_planners(agent, countdown, ["spender+samples=1000"])
 
 
 def test_planners_that_do_not_fit_or_break_stay_in_the_table_without_a_claim(countdown):

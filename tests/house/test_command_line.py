@@ -70,6 +70,7 @@ def test_every_setting_of_the_agent_is_an_option(forethought):
     [
         (["--planner", "policy"], "policy", 1),
         (["--planner", "policy", "--planning.proposals", "8"], "policy", 8),
+        (["--planner=policy", "--planning.proposals=16"], "policy", 16),
         (["--planner", "cem", "--planning.planner", "mppi"], "cem", 16),
         (["--planning.planner", "policy"], "policy", 16),
     ],

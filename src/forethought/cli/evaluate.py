@@ -41,7 +41,7 @@ class EvaluateOptions(Settings):
     """Run folder, or an agent's .zip file, which needs --task. With goals there may be several, such as one for each
     seed, which are judged together."""
     planners: str | None = None
-    """Planners by name, such as policy,cem,icem, for agents also with settings, as in icem,icem+horizon=5+doubt=2; by
+    """Planners by name, such as policy,cem,icem, and but for goals with settings, as in icem,icem+horizon=5+doubt=2; by
     default the agent acts as it does by itself, and cem seeks goals.
     To goals, closed-loop is the default, and lewm-paper plans as its paper does."""
     budget: str = "300"
@@ -187,7 +187,7 @@ def swap_planners(agent: Any, task: str, planners: Sequence[str], **how: Any) ->
     Args:
         agent: has a world model to plan in.
         task: where it acts.
-        planners: registered names.
+        planners: registered names, alone or followed by settings.
         how: passed on to :func:`~forethought.evaluations.planner_table.evaluate_planners`.
     """
     from ..evaluations.planner_table import evaluate_planners

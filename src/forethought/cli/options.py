@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from ..core.errors import ForethoughtError, SettingsError
-from ..core.settings import assigned
+from ..core.settings import parse_assignment
 
 Options = TypeVar("Options")
 
@@ -94,5 +94,5 @@ def file_name(task: str) -> str:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """Split what ``--set`` was given, ``NAME=VALUE``; see :func:`~forethought.core.settings.assigned`."""
-    return assigned(text, "--set ")
+    """Split what ``--set`` was given, ``NAME=VALUE``; see :func:`~forethought.core.settings.parse_assignment`."""
+    return parse_assignment(text, "--set ")

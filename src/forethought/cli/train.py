@@ -46,16 +46,13 @@ class TrainWithSettings(Generic[AgentSettings]):
     settings: Annotated[AgentSettings, tyro.conf.arg(name="")]
     planner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Planner by name; short for --planning.planner, but that policy is the actor alone, unless --planning.proposals
-    says of how many proposals it is to take the best."""
+    says of how many proposals it is to do the best."""
 
     def agent_settings(self) -> dict[str, Any]:
         """Return the agent's settings as plain data."""
         data = self.settings.to_dict()
         if self.planner is not None:
             data["planning"]["planner"] = self.planner
-            usual = type(self.settings)().to_dict()["planning"]
-            if self.planner == "policy" and data["planning"]["proposals"] == usual["proposals"]:
-                data["planning"]["proposals"] = 1
         return data
 
 
@@ -112,7 +109,11 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
 
         model = settings_from(pretrained_model(world_model))
         default = TrainWithSettings(TrainOptions(), settings().replace(model=model))
-    return parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
+    options = parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
+    if options.planner == "policy" and not _option(arguments, "--planning.proposals"):
+        bare = options.settings.planning.replace(proposals=1)
+        return dataclasses.replace(options, settings=options.settings.replace(planning=bare))
+    return options
 
 
 def _option(arguments: Sequence[str], option: str, default: str = "") -> str:

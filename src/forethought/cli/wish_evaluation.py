@@ -108,9 +108,10 @@ def _acting(
 ) -> dict[str, Any]:
     """Return the ways to act on a wish by name, and beside them that which knows nothing of it."""
     from ..agents import make_agent
+    from ..agents.settings import split_changes
     from ..agents.wish_policy import WISH_PLANNING, wish_policy
     from ..envs import ActionCodec, ObservationCodec
-    from ..evaluations.planner_table import bare_policy
+    from ..evaluations.planner_table import bare_policy, planner_and_settings
     from ..planners import ActionSpec
 
     planners: list[str | None] = [None] if options.planners is None else [*names(options.planners, "--planners")]
@@ -120,14 +121,18 @@ def _acting(
     acting: dict[str, Any] = {}
     if (agent := world.agent) is not None:
         for planner in planners:
-            name = planner or WISH_PLANNING.planner_for(agent.spec)
-            acting[name] = agent.planning_for(wish, probes, planner, limits, **changes)
+            asked = planner or WISH_PLANNING.planner_for(agent.spec)
+            name, own = planner_and_settings(asked)
+            acting[asked] = agent.planning_for(wish, probes, planner and name, limits, **changes | own)
         return acting | {"bare actor, not asked": bare_policy(agent)}
     codecs = ObservationCodec(env.observation_space), ActionCodec(env.action_space)
     spec = ActionSpec.from_space(codecs[1].planning_space)
     for planner in planners:
-        planning = WISH_PLANNING.replace(planner=planner or WISH_PLANNING.planner_for(spec), **changes)
-        acting[planning.planner] = wish_policy(world.model, codecs, wish, probes, planning, limits=limits)
+        asked = planner or WISH_PLANNING.planner_for(spec)
+        name, own = planner_and_settings(asked)
+        shared, rest = split_changes(name, changes | own)
+        planning = WISH_PLANNING.replace(**shared)
+        acting[asked] = wish_policy(world.model, codecs, wish, probes, planning, rest, limits=limits)
     return acting | {"random": make_agent("random", env)}
 
 

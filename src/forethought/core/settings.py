@@ -202,19 +202,19 @@ def _numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
-def assigned(text: str, whose: str = "") -> tuple[str, Any]:
+def parse_assignment(text: str, context: str = "") -> tuple[str, Any]:
     """Split ``NAME=VALUE``; the value is a Python literal where it reads as one, else the text itself.
 
     Args:
         text: is split.
-        whose: begins the message where it cannot be.
+        context: begins the message where it cannot be.
 
     Raises:
         SettingsError: where there is no name or no equals sign.
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise SettingsError(f"{whose}{text!r} is not of the form NAME=VALUE.")
+        raise SettingsError(f"{context}{text!r} is not of the form NAME=VALUE.")
     try:
         return name.replace("-", "_"), ast.literal_eval(value)
     except (ValueError, SyntaxError):
