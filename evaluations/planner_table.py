@@ -15,10 +15,12 @@ import numpy as np
 from ..agents.policy import PlanningPolicy
 from ..core.errors import SettingsError, UnsupportedSpaceError
 from ..core.files import write_json
+from ..core.provenance import describe_process
 from ..core.settings import parse_assignment
 from ..envs import make_env
 from .evaluate import Evaluation, evaluate
 from .promises import Promises, Promising
+from .settings import command_line
 from .stage import EnvLike
 from .statistics import Estimate, number, paired_gain
 from .tables import Table
@@ -109,8 +111,11 @@ class PlannerTable:
         return {**shared, "rows": [row.to_dict() for row in self.rows], "table": self.table().to_dict()}
 
     def save(self, path: str | Path) -> None:
-        """Write :meth:`to_dict` as JSON; a report shows ``planners.json`` of the run folders that it is made of."""
-        write_json(path, self.to_dict())
+        """Write :meth:`to_dict` as JSON, with the command and what it ran on.
+
+        A report shows ``planners.json`` of the run folders that it is made of.
+        """
+        write_json(path, {"command": command_line(), "process": describe_process(), **self.to_dict()})
 
 
 def evaluate_planners(

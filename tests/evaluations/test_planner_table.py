@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from forethought.agents.settings import PlanningSettings
 from forethought.core.errors import SettingsError, UnknownNameError, UnsupportedSpaceError
@@ -129,8 +130,10 @@ def test_an_agent_without_a_model_is_refused(countdown, seeded_agent):
 def test_the_table_is_kept_for_the_report(tmp_path, countdown):
     table = evaluate_planners(Agent(), countdown, ["hybrid"], episodes=2)
     table.save(tmp_path / "planners.json")
-    kept = Table.from_dict(json.loads((tmp_path / "planners.json").read_text())["table"])
-    assert kept.to_markdown() == table.to_markdown()
+    written = json.loads((tmp_path / "planners.json").read_text())
+    assert Table.from_dict(written["table"]).to_markdown() == table.to_markdown()
+    assert written["process"]["versions"]["torch"] == torch.__version__
+    assert written["command"]
 
 
 def test_the_table_shows_on_a_terminal(countdown):
