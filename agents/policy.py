@@ -115,7 +115,7 @@ def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSet
     )
 
 
-def contradiction(agent: JEPAAgent, objective: RewardObjective, steps: int) -> torch.Tensor:
+def critic_contradiction(agent: JEPAAgent, objective: RewardObjective, steps: int) -> torch.Tensor:
     """Return by how much (B, 1, 1), in rewards, an agent's critic contradicts itself about its acting copy."""
     behaviour = agent.behaviour
     return objective.contradiction(behaviour.mean_actor, behaviour.action_value, steps)[:, None, None]
@@ -155,7 +155,7 @@ def reward_policy(
             return judged
         price = planning.prior_weight * agent.behaviour.reward_scale
         if doubts:
-            price = price + planning.doubt * contradiction(agent, judged, planner.horizon)
+            price = price + planning.doubt * critic_contradiction(agent, judged, planner.horizon)
         return replace(judged, deviation=cost_of_leaving(actor, planning, price))
 
     controller = Controller(

@@ -14,7 +14,7 @@ from ..envs import ActionCodec, ObservationCodec
 from ..planners import ActionSpec
 from ..world_model import JEPA, LatentState, Probe
 from .controller import Controller
-from .policy import PlanningPolicy, contradiction, cost_of_leaving, reward_objective
+from .policy import PlanningPolicy, cost_of_leaving, critic_contradiction, reward_objective
 from .settings import PlanningSettings
 from .wish import Wish
 from .wish_objective import WishObjective, probes_by_name
@@ -117,7 +117,8 @@ def agents_wish_policy(
         return lambda imagined, actions: objective.of(imagined, actions) / behaviour.reward_scale
 
     def doubted(state: LatentState) -> torch.Tensor:
-        return contradiction(agent, reward_objective(agent, state, planning), planning.horizon) / behaviour.reward_scale
+        judged = reward_objective(agent, state, planning)
+        return critic_contradiction(agent, judged, planning.horizon) / behaviour.reward_scale
 
     return wish_policy(
         agent.model,

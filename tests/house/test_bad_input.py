@@ -76,6 +76,7 @@ MISTAKES = {
     "train --resume nowhere": ["nowhere is not a run folder"],
     "train --resume nowhere --steps 7": ["leave out --steps"],
     "train --resume nowhere --planner cem --model.latent-dims 7": ["leave out --planner, --model.latent-dims"],
+    "train --resume nowhere --planner policy": ["leave out --planner."],
     "train --resume nowhere --agent sac --set gamma=0.9": ["leave out --agent, --set"],
     "evaluate nowhere --task Pendulum-v1": ["nowhere"],
     "evaluate agent.zip": ["agent.zip", "--task"],

@@ -110,7 +110,8 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
         model = settings_from(pretrained_model(world_model))
         default = TrainWithSettings(TrainOptions(), settings().replace(model=model))
     options = parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
-    if options.planner == "policy" and not _option(arguments, "--planning.proposals"):
+    new = options.training.resume is None
+    if new and options.planner == "policy" and not _option(arguments, "--planning.proposals"):
         bare = options.settings.planning.replace(proposals=1)
         return dataclasses.replace(options, settings=options.settings.replace(planning=bare))
     return options
