@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -184,24 +185,42 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     return summarise_folders([root], unmade)
 
 
-def summarise_folders(folders: Sequence[str | os.PathLike[str]], notes: Sequence[str] = ()) -> Summary:
+def summarise_folders(
+    folders: Sequence[str | os.PathLike[str]], notes: Sequence[str] = (), anchors: Mapping[str, float] | None = None
+) -> Summary:
     """Read all runs in ``folders`` and say what they show, agents in the order in which they were compared.
+
+    Args:
+        folders: run folders, or folders that hold some at any depth.
+        notes: what is known already.
+        anchors: returns that count as 1 in normalised scores, by task, instead of what the comparisons have noted.
 
     Raises:
         RunFolderError: a folder that does not exist or holds no run.
+        SettingsError: an anchor that is no finite number, or of a task that there is no run of.
         CheckpointError: what a comparison has noted there is damaged.
     """
     runs, unread = read_results(folders)
     roots = {path.parent: None for folder in map(Path, folders) for path in sorted(folder.rglob(COMPARISON_FILE))}
     known = [read_comparison(root) for root in roots]
     order = [name for one in known for name in one["agents"]]
-    anchors: dict[str, float] = {}
+    given = dict(anchors or {})
+    _check_anchors(given, list(dict.fromkeys(run.settings.task for run in runs)))
+    one = dict(given)
     differing = []
-    for task, value in (pair for one in known for pair in one["anchors"].items()):
-        if anchors.setdefault(task, value) != value:
-            differing.append(f"{task}: comparisons differ in the anchor; {anchors[task]:,g} counts, not {value:,g}.")
-    published = [one for noted in known for one in noted["published"]]
-    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), anchors, published)
+    for task, value in (pair for noted in known for pair in noted["anchors"].items() if pair[0] not in given):
+        if one.setdefault(task, value) != value:
+            differing.append(f"{task}: comparisons differ in the anchor; {one[task]:,g} counts, not {value:,g}.")
+    published = [other for noted in known for other in noted["published"]]
+    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), one, published)
+
+
+def _check_anchors(anchors: Mapping[str, float], tasks: Sequence[str]) -> None:
+    for task, value in anchors.items():
+        if task not in tasks:
+            raise SettingsError(f"There is an anchor of {task!r}, but no run.{did_you_mean(task, tasks)}")
+        if not math.isfinite(value):
+            raise SettingsError(f"The anchor of {task} must be a finite return, not {value}.")
 
 
 def _check(runs: Sequence[TrainSettings]) -> None:

@@ -73,6 +73,7 @@ class PlannerTable:
         rows: one per planner, in the order asked for.
         episodes, seed: which held-out episodes.
         budget: evaluations a decision that were allowed.
+        steps: environment steps that the agent had learned from; ``None`` if it does not say.
     """
 
     task: str
@@ -80,6 +81,7 @@ class PlannerTable:
     episodes: int
     seed: int
     budget: int
+    steps: int | None = None
 
     def table(self) -> Table:
         """Return the figures as text."""
@@ -108,12 +110,13 @@ class PlannerTable:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         shared = {"task": self.task, "episodes": self.episodes, "seed": self.seed, "budget": self.budget}
+        shared |= {} if self.steps is None else {"steps": self.steps}
         return {**shared, "rows": [row.to_dict() for row in self.rows], "table": self.table().to_dict()}
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_dict` as JSON, with the command and what it ran on.
 
-        A report shows ``planners.json`` of the run folders that it is made of.
+        A report shows ``planners.json`` of the run folders that it is made of, and what planners add over all of them.
         """
         write_json(path, {"command": command_line(), "process": describe_process(), **self.to_dict()})
 
@@ -200,7 +203,8 @@ def evaluate_planners(
             add(row_of(name + IN_TRUTH, evaluation, seeing))
     if truth is not None:
         truth.close()
-    return PlannerTable(env if isinstance(env, str) else _name(env), rows, episodes, seed, budget)
+    task = env if isinstance(env, str) else _name(env)
+    return PlannerTable(task, rows, episodes, seed, budget, getattr(agent, "num_timesteps", None))
 
 
 def _made(env: EnvLike, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

@@ -1,16 +1,143 @@
-"""Planner's worth: what each planner adds to the bare actor, as learning goes on, over all seeds of one agent."""
+"""Planner's worth: what each planner adds to the bare actor, for one agent as it learns, and over tasks and agents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .cells import Cell
 from .planner_table import BARE_POLICY
-from .results import RunResult
-from .statistics import crossed_mean, number
+from .results import RunResult, Swapped
+from .statistics import Estimate, crossed_mean, estimate, mean, number
 from .tables import Table
+
+RANDOM = "random"
+"""The planner that tries actions at random: no yardstick for others."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlannerScore:
+    """What one planner is worth, as a share of what lies between acting at random and the return that counts as 1.
+
+    Attributes:
+        gain: mean of what it adds to the bare actor's return, over the runs of all tasks.
+        gains: the same of each task.
+        lead: mean of what it returns beyond the first planner that searches, run by run; ``None`` for that one itself.
+    """
+
+    gain: Estimate
+    gains: Mapping[str, Estimate]
+    lead: Estimate | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "gain": self.gain.to_dict(),
+            "gains": {task: gain.to_dict() for task, gain in self.gains.items()},
+            "lead": self.lead.to_dict() if self.lead else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PlannersOverall:
+    """What planners are worth over several tasks and agents, each run judged where it was judged last.
+
+    Attributes:
+        scores: by planner, those by which all runs were judged that were judged by any.
+        judged: by task, how many runs were judged, and how many there are of agents that plan.
+        others: planners by which only some of the runs were judged; nothing is said of them.
+    """
+
+    scores: Mapping[str, PlannerScore]
+    judged: Mapping[str, tuple[int, int]]
+    others: Sequence[str]
+
+    def table(self) -> Table:
+        """Return the figures as text."""
+        first = next(name for name, score in self.scores.items() if score.lead is None)
+        rivals = len(self.scores) > 1
+        tasks = [task for task, (judged, _) in self.judged.items() if judged]
+        columns = ["planner", "gain", *(f"gain on {task}" for task in tasks)]
+        rows = [
+            [
+                name,
+                str(score.gain),
+                *(str(score.gains[task]) for task in tasks),
+                *([str(score.lead or "")] if rivals else []),
+            ]
+            for name, score in self.scores.items()
+        ]
+        runs = ", ".join(f"{judged} of {known} on {task}" for task, (judged, known) in self.judged.items())
+        note = (
+            "Gain over the bare actor in the same held-out episodes, mean over runs of all agents and seeds, with 95 % "
+            "bootstrap intervals between runs, stratified by task; 1 is what lies between acting at random and the "
+            f"best agent's mean, or what was set. Runs judged: {runs}."
+        )
+        note += " The lead is paired by run." if rivals else ""
+        note += f" Only some were judged by {', '.join(self.others)}." if self.others else ""
+        return Table([*columns, *([f"lead over {first}"] if rivals else [])], rows, "Planners over all runs", [note])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "planners": {name: score.to_dict() for name, score in self.scores.items()},
+            "judged": {task: {"judged": judged, "runs": known} for task, (judged, known) in self.judged.items()},
+            "others": list(self.others),
+        }
+
+
+def planners_overall(runs: Mapping[str, Sequence[RunResult]], units: Mapping[str, float]) -> PlannersOverall | None:
+    """Return what planners add over all runs that were judged by several, if any were.
+
+    Args:
+        runs: those that count, by task.
+        units: by task, the difference in return that counts as 1; tasks without one are left out.
+    """
+    found = {task: _judged(runs[task]) for task in units}
+    judged = {task: several for task, several in found.items() if several}
+    every = [gains for several in judged.values() for gains in several]
+    names = list(dict.fromkeys(name for gains in every for name in gains))
+    shared = [name for name in names if all(name in gains for gains in every)]
+    if not shared:
+        return None
+    strata = {
+        name: {task: np.array([one[name] for one in several]) / units[task] for task, several in judged.items()}
+        for name in shared
+    }
+    first = strata[next((name for name in shared if name != RANDOM), shared[0])]
+    scores = {
+        name: PlannerScore(
+            estimate(list(gains.values()), mean),
+            {task: estimate([of_task], mean) for task, of_task in gains.items()},
+            None if gains is first else estimate([gains[task] - first[task] for task in gains], mean),
+        )
+        for name, gains in strata.items()
+    }
+    planning = {task: [run for run in runs[task] if run.policy_returns is not None or run.swapped] for task in runs}
+    known = {task: (len(found.get(task, ())), len(several)) for task, several in planning.items() if several}
+    return PlannersOverall(scores, known, [name for name in names if name not in shared])
+
+
+def _judged(runs: Sequence[RunResult]) -> list[dict[str, float]]:
+    """Return the mean gain by planner of each run that was judged when most were, at the last such step."""
+    steps = Counter(step for run in runs for step in run.swapped)
+    last = max(steps, key=lambda step: (steps[step], step), default=0)
+    found = [_mean_gains(run.swapped[last]) for run in runs if last in run.swapped]
+    return [gains for gains in found if gains]
+
+
+def _mean_gains(judged: Mapping[str, Swapped]) -> dict[str, float]:
+    """Return by planner the mean gain over the bare actor, of those that have episodes which were cut in neither."""
+    bare = judged.get(BARE_POLICY)
+    if bare is None:
+        return {}
+    rivals = {name: one.returns for name, one in judged.items() if name != BARE_POLICY}
+    gains = {name: returns - bare.returns for name, returns in rivals.items() if len(returns) == len(bare.returns)}
+    return {name: float(np.nanmean(gain)) for name, gain in gains.items() if np.isfinite(gain).any()}
 
 
 def planner_worth(task: str, cell: Cell) -> Table | None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from ..core.files import read_json, write_atomically, write_json
 from . import page, plots
 from .cells import Cell
 from .compare import read_comparison, summarise_folders
-from .results import RunResult
+from .results import PLANNERS_FILE, RunResult
 from .statistics import number
 from .summary import Summary, TaskSummary
 from .tables import Table
 
-PLANNERS_FILE = "planners.json"
 _FILM_SUFFIXES = (".gif", ".mp4")
 
 
@@ -45,6 +44,7 @@ def report(
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     title: str | None = None,
+    anchors: Mapping[str, float] | None = None,
 ) -> Report:
     """Write what the runs in ``folders`` show; a run in progress is shown as far as it has come.
 
@@ -52,13 +52,15 @@ def report(
         folders: run folders, or folders that hold some at any depth, such as a comparison's.
         output: folder for the report; by default ``report`` inside the first of ``folders``.
         title: headline; by default the agents and tasks.
+        anchors: returns that count as 1 in normalised scores, by task, instead of what the comparisons have noted.
 
     Raises:
         RunFolderError: a folder that does not exist or holds no run.
+        SettingsError: an anchor of a task that there is no run of.
         WriteError: where the report cannot be written.
     """
     roots = [Path(folder) for folder in ([folders] if isinstance(folders, str | os.PathLike) else folders)]
-    summary = summarise_folders(roots)
+    summary = summarise_folders(roots, anchors=anchors)
     target = Path(output) if output is not None else roots[0] / "report"
     drawn = {name: (light, dark) for name, light, dark in _draw(summary)}
     for name, (light, _) in drawn.items():
@@ -69,12 +71,9 @@ def report(
     headline = title or _headline(summary)
     body = [page.notes("Before believing it", summary.notes)]
     body += [_task_section(summary, task, drawn) for task in summary.tasks]
-    if "all_tasks" in drawn:
-        parts = [
-            page.picture(*drawn["all_tasks"], "normalised scores"),
-            page.table(summary.tables()[-1], heading=False),
-        ]
-        body.append(page.section("All tasks", parts))
+    if overall := summary.overall_tables():
+        picture = [page.picture(*drawn["all_tasks"], "normalised scores")] if "all_tasks" in drawn else []
+        body.append(page.section("All tasks", [*picture, *(page.table(table) for table in overall)]))
     body.append(_provenance(summary, roots))
     write_atomically(written.html, page.page(headline, _subtitle(summary), body).encode())
     links = "\n".join(f"![{name.replace('_', ' ')}]({name}.png)\n" for name in drawn)

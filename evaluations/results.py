@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..agents.registry import agents
-from ..core.errors import ForethoughtError, RunFolderError, SettingsError
-from ..core.files import damage_reported
+from ..core.errors import CheckpointError, ForethoughtError, RunFolderError, SettingsError
+from ..core.files import damage_reported, read_json
 from ..core.runs import Run, Status
 from .settings import TrainSettings, settings_of
 
 Array = NDArray[np.float64]
+
+PLANNERS_FILE = "planners.json"
+"""In a run's folder, how its agent acts by several planners, where that was asked for after training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,12 @@ class Swapped:
         """Return what a run logged."""
         return cls(_column([{"return": value} for value in record["returns"]], "return"), float(record["decision_ms"]))
 
+    @classmethod
+    def of_evaluation(cls, record: Mapping[str, Any]) -> Swapped:
+        """Return what an evaluation wrote, in which a cut episode still has what it returned until then."""
+        returns = np.where(np.asarray(record["faulty"], np.bool_), np.nan, np.asarray(record["returns"], np.float64))
+        return cls(returns, float(record["decision_ms"]))
+
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
@@ -53,7 +62,8 @@ class RunResult:
         policy_returns: (P,) of the bare actor beside a planning agent; ``None`` for other agents.
         cpu_seconds, wall_seconds: (P,) training time until then, evaluations not counted.
         memory_mb: (P,) megabytes that the process held beyond the agent's experience; NaN where they were not logged.
-        swapped: by step and planner, how the agent was judged by each planner in turn, where it was.
+        swapped: by step and planner, how the agent was judged by each planner in turn, while it learned or, where
+            nothing is known of that step, afterwards, in the same set of held-out episodes.
         faults: held-out episodes that were cut as faulty, in all evaluations together.
         random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
     """
@@ -132,7 +142,8 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
             cpu_seconds=_column(judged, "time/cpu_seconds"),
             wall_seconds=_column(judged, "time/wall_seconds"),
             memory_mb=_column(judged, "memory/process_mb") - _column(judged, "memory/experience_mb"),
-            swapped={
+            swapped=_swapped_afterwards(run.folder, settings, judged)
+            | {
                 int(row["step"]): {name: Swapped.read(record) for name, record in row["planners"].items()}
                 for row in judged
                 if "planners" in row
@@ -174,6 +185,22 @@ def read_results(folders: Iterable[str | os.PathLike[str]]) -> tuple[list[RunRes
             run = kept
         runs[key] = run
     return list(runs.values()), notes
+
+
+def _swapped_afterwards(
+    folder: Path, settings: TrainSettings, judged: Sequence[Mapping[str, Any]]
+) -> dict[int, dict[str, Swapped]]:
+    """Return by step what ``planners.json`` says, if there is one of ours that is about the run's held-out episodes."""
+    try:
+        kept = read_json(folder / PLANNERS_FILE)
+        if (kept["task"], kept["seed"]) != (settings.task, settings.evaluation_seed):
+            return {}
+        step = kept["steps"] if "steps" in kept else judged[-1]["step"]  # files that do not say are older
+        rows = [(str(row["planner"]), row["evaluation"]) for row in kept["rows"]]
+        known = {name: Swapped.of_evaluation(evaluation) for name, evaluation in rows if evaluation is not None}
+        return {int(step): known}
+    except (CheckpointError, LookupError, TypeError, ValueError):
+        return {}  # none, or written by hand or by another version: the curve does not depend on it
 
 
 def _is_run(folder: Path, root: Path) -> bool:

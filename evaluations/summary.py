@@ -12,7 +12,7 @@ import numpy as np
 
 from .cells import LAST_EVALUATIONS, Cell, make_cell
 from .jobs import LOG_FILE
-from .planner_worth import planner_worth
+from .planner_worth import PlannersOverall, planner_worth, planners_overall
 from .published import Published, beside_published
 from .results import Array, RunResult
 from .statistics import Estimate, estimate, mean, number, on_common_grid, probability_of_improvement
@@ -179,33 +179,47 @@ class Summary:
                     scores.setdefault(one.label, []).append((value - low) / unit)
         return {label: float(np.mean(found)) for label, found in scores.items() if len(found) == len(self.tasks)}
 
+    @cached_property
+    def planners(self) -> PlannersOverall | None:
+        """What planners add over the runs of all agents; ``None`` where several tasks or agents were not judged so."""
+        units = {task.task: task.unit for task in self.tasks if task.unit is not None}
+        counted = {task.task: [run for cell in task.cells for run in cell.counted] for task in self.tasks}
+        if sum(any(run.swapped for run in cell.counted) for task in self.tasks for cell in task.cells) < 2:
+            return None
+        return planners_overall(counted, units)
+
     def tables(self) -> list[Table]:
-        """Return for each task its scores, cost and planners, and one table over all tasks where there are several."""
-        tables = [table for task in self.tasks for table in task.tables()]
-        if self.overall:
-            first = self.tasks[0].cells[0].label
-            known = {name for scores in self.overall.values() for name in scores}
-            heads = {
-                "iqm": "normalised (IQM)",
-                "mean": "normalised (mean)",
-                "planning": "gain of planning (mean)",
-                "lead": f"lead of {first} (mean)",
-            }
-            shown = [name for name in heads if name in known]
-            columns = ["agent", *(heads[name] for name in shown)]
-            rows = [[label, *(str(scores.get(name, "")) for name in shown)] for label, scores in self.overall.items()]
-            rows += [
-                [label, *(number(score) if name == "mean" else "" for name in shown)]
-                for label, score in self.published.items()
-            ]
-            note = "Per task, 0 is acting at random and 1 the best agent's mean here"
-            anchored = [f"{task.anchor:,g} on {task.task}" for task in self.tasks if task.anchor is not None]
-            note += f", or what was set: {', '.join(anchored)}." if anchored else "."
-            note += " Planning gains what it adds to the bare actor." if "planning" in known else ""
-            note += " The lead is paired by seed." if "lead" in known else ""
-            note += " Published figures are those at the last step, not of three evaluations." if self.published else ""
-            tables.append(Table(columns, rows, f"All {len(self.tasks)} tasks", (note,)))
-        return tables
+        """Return for each task its scores, cost and planners, and what there is to say over all tasks and agents."""
+        own = [table for task in self.tasks for table in task.tables()]
+        return [*own, *self.overall_tables()]
+
+    def overall_tables(self) -> list[Table]:
+        """Return one table of agents that have scores on several tasks, and one of planners that judged several."""
+        return [*([self._agents_table()] if self.overall else []), *([self.planners.table()] if self.planners else [])]
+
+    def _agents_table(self) -> Table:
+        first = self.tasks[0].cells[0].label
+        known = {name for scores in self.overall.values() for name in scores}
+        heads = {
+            "iqm": "normalised (IQM)",
+            "mean": "normalised (mean)",
+            "planning": "gain of planning (mean)",
+            "lead": f"lead of {first} (mean)",
+        }
+        shown = [name for name in heads if name in known]
+        columns = ["agent", *(heads[name] for name in shown)]
+        rows = [[label, *(str(scores.get(name, "")) for name in shown)] for label, scores in self.overall.items()]
+        rows += [
+            [label, *(number(score) if name == "mean" else "" for name in shown)]
+            for label, score in self.published.items()
+        ]
+        note = "Per task, 0 is acting at random and 1 the best agent's mean here"
+        anchored = [f"{task.anchor:,g} on {task.task}" for task in self.tasks if task.anchor is not None]
+        note += f", or what was set: {', '.join(anchored)}." if anchored else "."
+        note += " Planning gains what it adds to the bare actor." if "planning" in known else ""
+        note += " The lead is paired by seed." if "lead" in known else ""
+        note += " Published figures are those at the last step, not of three evaluations." if self.published else ""
+        return Table(columns, rows, f"All {len(self.tasks)} tasks", (note,))
 
     def to_markdown(self) -> str:
         """Return all tables and notes in Markdown."""
@@ -229,6 +243,7 @@ class Summary:
                 label: {name: score.to_dict() for name, score in scores.items()}
                 for label, scores in self.overall.items()
             },
+            "planners": self.planners.to_dict() if self.planners else None,
             "notes": list(self.notes),
         }
 

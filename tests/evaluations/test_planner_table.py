@@ -134,6 +134,10 @@ def test_the_table_is_kept_for_the_report(tmp_path, countdown):
     assert Table.from_dict(written["table"]).to_markdown() == table.to_markdown()
     assert written["process"]["versions"]["torch"] == torch.__version__
     assert written["command"]
+    assert "steps" not in written  # which this agent does not count
+    agent = Agent()
+    agent.num_timesteps = 7
+    assert evaluate_planners(agent, countdown, ["hybrid"], episodes=2).to_dict()["steps"] == 7
 
 
 def test_the_table_shows_on_a_terminal(countdown):

@@ -222,25 +222,6 @@ def test_agents_are_compared_after_the_same_computing_time_as_far_as_all_their_r
     assert summary_of(tmp_path).tasks[0].cost_table() is None
 
 
-def swapped(**means):
-    return {"planners": {name: {"returns": [m - 1, m + 1], "decision_ms": 2.0} for name, m in means.items()}}
-
-
-def test_what_each_planner_adds_is_told_by_steps_over_seeds(make_run, tmp_path):
-    for seed in (0, 1):
-        with Run.open(make_run("jepa", seed)) as run:
-            run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, cem=12.0 + 2 * seed, icem=9.0), 500)
-            run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=20.0, cem=20.0, icem=25.0), 600)
-            run.set_status("finished")
-    [_, table] = summary_of(tmp_path).tasks[0].tables()
-    assert list(table.columns) == ["planner", "gain at 500 steps", "gain at 600 steps", "ms/decision"]
-    assert table.rows[0] == ["cem", "3.00 [2.00, 4.00]", "0.000 [0.000, 0.000]", "2.00"]
-    assert table.rows[1][2] == "5.00 [5.00, 5.00]"
-    assert "which returned 10.0 at 500, 20.0 at 600 steps" in table.notes[0]
-    make_run("jepa", 2)  # in which planners were not judged: nothing is averaged over the others alone
-    assert len(summary_of(tmp_path).tasks[0].tables()) == 1
-
-
 @pytest.mark.parametrize("planners", [5, {"cem": 1}, {"cem": {"returns": ["a"], "decision_ms": 1}}, {"cem": {}}])
 def test_planners_that_were_not_judged_by_us_are_reported_as_damage(make_run, tmp_path, planners):
     with Run.open(make_run("jepa", 0)) as run:

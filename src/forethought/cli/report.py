@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,9 @@ class ReportOptions:
     """Folder for the report; by default "report" inside the first folder."""
     title: str | None = None
     """Headline; by default the agents and tasks."""
+    anchors: Annotated[dict[str, float], tyro.conf.arg(metavar="TASK RETURN ...")] = field(default_factory=dict)
+    """Returns that count as 1 where scores are normalised, such as Hopper-v5 2550; by default those of the comparison,
+    or what the best agent returns."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -33,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError("Report on what? Such as: forethought report runs.")
     from ..evaluations.report import report
 
-    written = report(options.folders, options.out, options.title)
+    written = report(options.folders, options.out, options.title, options.anchors)
     print(f"page      {written.html}")
     print(f"table     {written.markdown}")
     print(f"figures   {written.results}")

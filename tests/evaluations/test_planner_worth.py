@@ -1,0 +1,150 @@
+"""What planners add to the bare actor: of one agent as it learns, and over all runs of several tasks and agents."""
+
+import json
+
+import numpy as np
+import pytest
+
+from forethought.core.errors import SettingsError
+from forethought.core.runs import Run
+from forethought.evaluations.compare import summarise_folders
+from forethought.evaluations.evaluate import Evaluation
+from forethought.evaluations.planner_table import PlannerRow, PlannerTable
+from forethought.evaluations.report import report
+from forethought.evaluations.results import read_run
+
+from .conftest import summary_of
+
+
+def swapped(**means):
+    return {"planners": {name: {"returns": [m - 1, m + 1], "decision_ms": 2.0} for name, m in means.items()}}
+
+
+def test_what_each_planner_adds_is_told_by_steps_over_seeds(make_run, tmp_path):
+    for seed in (0, 1):
+        with Run.open(make_run("jepa", seed)) as run:
+            run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, cem=12.0 + 2 * seed, icem=9.0), 500)
+            run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=20.0, cem=20.0, icem=25.0), 600)
+            run.set_status("finished")
+    [_, table] = summary_of(tmp_path).tasks[0].tables()
+    assert list(table.columns) == ["planner", "gain at 500 steps", "gain at 600 steps", "ms/decision"]
+    assert table.rows[0] == ["cem", "3.00 [2.00, 4.00]", "0.000 [0.000, 0.000]", "2.00"]
+    assert table.rows[1][2] == "5.00 [5.00, 5.00]"
+    assert "which returned 10.0 at 500, 20.0 at 600 steps" in table.notes[0]
+    make_run("jepa", 2)  # in which planners were not judged: nothing is averaged over the others alone
+    assert len(summary_of(tmp_path).tasks[0].tables()) == 1
+
+
+def judge(folder, seed=0, task=None, steps=None, faulty=(), **means):
+    """Write what ``forethought evaluate RUN --planners`` leaves in a run's folder."""
+    cut = np.isin(np.arange(3), faulty)
+
+    def evaluation(mean):
+        returns = np.where(cut, 1e6, [mean - 1, mean, mean + 1])
+        none = np.zeros(3, np.int64)
+        return Evaluation(returns, none, none > 0, cut, none, [0, 0, 0], [returns[:1]] * 3, 2.0, 6.0)
+
+    rows = [PlannerRow(name, evaluation(mean)) for name, mean in means.items()]
+    rows.append(PlannerRow("not for these actions", None))
+    PlannerTable(task or read_run(folder).settings.task, rows, 3, seed, 64, steps).save(folder / "planners.json")
+
+
+def test_planners_judged_after_training_count_at_the_last_step(make_run, tmp_path):
+    for seed in (0, 1):
+        judge(make_run("jepa", seed), policy=10.0, icem=12.0 + seed)
+    [_, table] = summary_of(tmp_path).tasks[0].tables()
+    assert list(table.columns) == ["planner", "gain at 400 steps", "ms/decision"]
+    assert table.rows == [["icem", "2.50 [2.00, 3.00]", "2.00"]]
+
+
+def test_planners_judged_before_more_was_learned_count_where_they_were_judged(make_run, tmp_path):
+    judge(make_run("jepa", 0), steps=300, policy=10.0, icem=12.0)
+    assert read_run(tmp_path / "Task-v0/jepa/seed_0").swapped.keys() == {300}
+
+
+def test_planners_judged_while_learning_come_before_those_judged_after_it(make_run):
+    folder = make_run("jepa", 0)
+    with Run.open(folder) as run:
+        run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, cem=12.0), 400)
+        run.set_status("finished")
+    judge(folder, policy=0.0, icem=9.0)
+    assert read_run(folder).swapped[400].keys() == {"policy", "cem"}
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"task": "Another-v0"}])
+def test_planners_judged_elsewhere_do_not_count(make_run, other):
+    folder = make_run("jepa", 0)
+    judge(folder, **other, policy=10.0, icem=12.0)
+    assert not read_run(folder).swapped
+
+
+def test_cut_episodes_do_not_count(make_run, tmp_path):
+    for agent in ("jepa", "other"):
+        judge(make_run(agent, 0, [100.0] * 3), faulty=(0,), policy=10.0, icem=12.0)
+    assert summary_of(tmp_path).planners.scores["icem"].gain.value == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"task": "Task-v0", "seed": 0, "rows": [{"planner": "icem", "evaluation": 3}]}']
+)
+def test_a_foreign_planner_file_does_not_spoil_the_run(make_run, content):
+    folder = make_run("jepa", 0)
+    (folder / "planners.json").write_text(content)
+    assert not read_run(folder).swapped
+
+
+def test_over_all_runs_planners_compare_by_task_and_run(make_run, tmp_path):
+    for task, scale in (("A-v0", 1.0), ("B-v0", 100.0)):
+        for agent, easy in (("jepa", 0.0), ("stop", 5.0)):
+            for seed in (0, 1):
+                folder = make_run(agent, seed, [50 * scale] * 3, task, policy=40.0, random=-10 * scale)
+                means = {"policy": easy, "random": easy - 9, "icem": easy + 1, "mppi": easy + 2 + 2 * seed}
+                judge(folder, **{name: scale * mean for name, mean in means.items()})
+    make_run("jepa", 2, [50.0] * 3, "A-v0", policy=40.0, random=-10.0)
+    summary = summary_of(tmp_path, anchors={"A-v0": 90.0, "B-v0": 9000.0})
+    scores = summary.planners.scores
+    assert list(scores) == ["random", "icem", "mppi"]
+    assert scores["icem"].lead is None  # the yardstick is the first that searches
+    assert scores["mppi"].gain.value == pytest.approx(0.03)
+    assert {task: gain.value for task, gain in scores["mppi"].gains.items()} == pytest.approx(
+        {"A-v0": 0.03, "B-v0": 0.03}
+    )
+    lead = scores["mppi"].lead
+    assert lead.value == pytest.approx(0.02)
+    assert 0.01 <= lead.low < lead.value < lead.high <= 0.03
+    assert lead.n == 8
+    table = summary.tables()[-1]
+    assert list(table.columns) == ["planner", "gain", "gain on A-v0", "gain on B-v0", "lead over icem"]
+    assert "Runs judged: 4 of 5 on A-v0, 4 of 4 on B-v0." in table.notes[0]
+    assert json.loads(json.dumps(summary.to_dict()))["planners"]["planners"]["mppi"]["lead"]["n"] == 8
+
+
+def test_planners_by_which_only_some_were_judged_are_named_and_not_averaged(make_run, tmp_path):
+    judge(make_run("jepa", 0), policy=1.0, icem=2.0, cem=3.0)
+    judge(make_run("stop", 0), policy=1.0, icem=2.0)
+    overall = summary_of(tmp_path).planners
+    assert list(overall.scores) == ["icem"]
+    assert "Only some were judged by cem." in overall.table().notes[0]
+    judge(tmp_path / "Task-v0/jepa/seed_0", policy=1.0, cem=3.0)
+    assert summary_of(tmp_path).planners is None  # the two have none in common
+
+
+def test_one_agent_on_one_task_is_told_by_its_own_table_alone(make_run, tmp_path):
+    judge(make_run("jepa", 0), policy=1.0, icem=2.0)
+    make_run("sac", 0)
+    assert summary_of(tmp_path).planners is None
+
+
+def test_what_counts_as_one_can_be_set_for_a_report(make_run, tmp_path):
+    for task in ("A-v0", "B-v0"):
+        judge(make_run("jepa", 0, [10.0] * 3, task), policy=1.0, icem=3.0)
+    written = report(tmp_path, anchors={"A-v0": 20.0, "B-v0": 40.0})
+    assert json.loads(written.results.read_text())["planners"]["planners"]["icem"]["gain"]["value"] == pytest.approx(
+        (0.1 + 0.05) / 2
+    )
+    for kind in (written.html, written.markdown):
+        assert "Planners over all runs" in kind.read_text()
+    with pytest.raises(SettingsError, match="C-v0"):
+        summarise_folders([tmp_path], anchors={"C-v0": 1.0})
+    with pytest.raises(SettingsError, match="finite"):
+        summarise_folders([tmp_path], anchors={"A-v0": float("nan")})
