@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import CheckpointError, DivergedError, SettingsError, UnsupportedSpaceError, missing_extra
 from ..core.files import load_archive, save_archive
+from ..core.seeding import drawn_seed
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs.space_documents import describe_space, restore_space
 from .devices import choose_device, memory_explained
@@ -41,7 +42,7 @@ class Baseline:
     """An SB3 algorithm as one of our agents; its subclasses name the algorithm, what it acts in, and new defaults.
 
     Args:
-        env: a task name, environment, factory or SB3 ``VecEnv``; ``None`` for an agent that only predicts.
+        env: a task name, environment, factory or SB3 ``VecEnv``; ``None`` in :meth:`load` alone.
         seed: SB3's; it seeds the global generators of Python, NumPy and torch, and the environments.
         verbose: 0 for silence, 1 for SB3's table of metrics.
         tensorboard_log: folder for TensorBoard events, or ``None``.
@@ -77,7 +78,7 @@ class Baseline:
     def __init__(
         self,
         env: Any,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 0,
         tensorboard_log: str | None = None,
         device: str = "auto",
@@ -87,7 +88,7 @@ class Baseline:
     ) -> None:
         algorithm = self._import_algorithm()
         self.settings = copy.deepcopy({**self.defaults, **check_settings(self.name, algorithm, settings)})
-        self.seed = int(seed)
+        self.seed = drawn_seed(seed)
         if env is None and _spaces is None:
             raise SettingsError(f"An agent needs an environment: make_agent({self.name!r}, 'HalfCheetah-v5').")
         vec_env = build_vec_env(_Spaces(*_spaces) if env is None and _spaces is not None else env)

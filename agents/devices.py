@@ -27,6 +27,8 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         raise SettingsError(f"Unknown device {name!r}: use 'auto', 'cpu' or 'cuda'.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device={name!r} was asked for and this machine has none that torch can use: try 'auto'.")
+    if device.type == "cuda" and (device.index or 0) >= (known := torch.cuda.device_count()):
+        raise SettingsError(f"device={name!r} was asked for and this machine has {known} GPUs, counted from cuda:0 on.")
     if device.type == "cuda" and not ranks.own_gpus:
         raise SettingsError(
             f"This machine has {torch.cuda.device_count()} GPUs, and more processes that learn together: start one per "

@@ -49,7 +49,7 @@ class RandomAgent(SB3Surface):
     """Uniformly random actions; learns nothing, on any space.
 
     Args:
-        env: a task name, environment, factory or SB3 ``VecEnv``; ``None`` for an agent that only predicts.
+        env: a task name, environment, factory or SB3 ``VecEnv``; ``None`` in :meth:`load` alone.
         seed: of the actions.
         verbose: 0 for silence, 1 for SB3's table of metrics.
         tensorboard_log: folder for TensorBoard events, or ``None``.
@@ -59,7 +59,7 @@ class RandomAgent(SB3Surface):
     def __init__(
         self,
         env: Any,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 0,
         tensorboard_log: str | None = None,
         device: str = "auto",

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..core.errors import SettingsError
+from ..core.seeding import drawn_seed
 from .sb3 import console_logger, prepare_callback
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class SB3Surface:
     action_space: gym.Space[Any]
 
     def __init__(self, seed: int | None, verbose: int, tensorboard_log: str | None) -> None:
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self.seed = drawn_seed(seed)
         self.verbose, self.tensorboard_log = verbose, tensorboard_log
         self.num_timesteps = 0
         self._logger: Logger | None = None

@@ -15,7 +15,7 @@ from .wish import Term, Wish
 
 ENDED = 10.0
 """What each step costs that an episode has already ended before, as the model expects: as much as missing a target by
-three times what is usual. Whoever has fallen fulfils no wish."""
+some ten times what is usual. Whoever has fallen fulfils no wish."""
 
 ROUNDING = 0.1
 """How near to a target, in usual spreads, what is missed begins to count less than in proportion."""
@@ -38,7 +38,7 @@ class WishObjective:
         deviation: what it costs to leave the actor, or ``None`` for nothing.
 
     Raises:
-        SettingsError: a quantity that no probe reads, or that never varied where its probe was fitted.
+        SettingsError: a quantity that no probe reads, or a reward that is asked for and not predicted.
     """
 
     model: JEPA

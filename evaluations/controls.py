@@ -48,7 +48,7 @@ class SACShortEpisodes(SAC, name="sac_short_episodes", algorithm=SAC.algorithm, 
     """Control: Stable-Baselines3's SAC, learning from episodes as short as a JEPA agent's may be.
 
     Args:
-        env: a task name or factory; ``None`` for an agent that only predicts.
+        env: a task name or factory; ``None`` in :meth:`load` alone.
         settings: as for every baseline.
     """
 

@@ -80,7 +80,10 @@ class ModelSteps:
         lengths = [len(episode.actions) // block for episode in episodes]
         pairs = list(zip(episodes, lengths, strict=True))
         seen = [episode.observations[: block * length + 1 : block] for episode, length in pairs]
-        actions = [episode.actions[: block * length].reshape(length, -1) for episode, length in pairs]
+        actions = [
+            episode.actions[: block * length].reshape(length, block * episode.actions.shape[1])
+            for episode, length in pairs
+        ]
         return cls(
             np.concatenate([some[:-1] for some in seen]),
             np.concatenate(actions),

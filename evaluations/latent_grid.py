@@ -61,7 +61,7 @@ class LatentGrid:
                 raise SettingsError("Episodes without true states hold nothing to compare with.")
             steps = len(episode.actions) // block
             on_grid = slice(0, steps * block + 1, block)
-            actions = episode.actions[: steps * block].reshape(steps, -1)
+            actions = episode.actions[: steps * block].reshape(steps, model.action_dims)
             columns["seen"].append(episode.observations[on_grid])
             columns["done"].append(np.concatenate([actions, np.zeros((1, model.action_dims), actions.dtype)]))
             columns["states"].append(episode.states[on_grid])

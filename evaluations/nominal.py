@@ -118,7 +118,8 @@ def nominal_episodes(
 
     Raises:
         SettingsError: too few episodes, or observations that the model does not take.
-        CheckpointError: the store is gone, or damaged.
+        RunFolderError: the store is gone.
+        CheckpointError: it is damaged.
         EnvironmentFault: the task's environment fails.
     """
     if world.store is not None:

@@ -79,6 +79,7 @@ class Probing:
         self._counts, self._history, self._mlp, self._seed = counts, history, mlp, seed
         self._validation = validation_episodes(fitting.grid, seed)
         self.probes: dict[str, Probe] = {}
+        self._fitted: dict[str, int] = {}  # to how many samples each of them
 
     @property
     def enough(self) -> bool:
@@ -101,7 +102,7 @@ class Probing:
                 readings.append(reading)
                 if source == LATENT:
                     probe.r.copy_(torch.tensor([math.nan if s.r is None else s.r.value for s in reading.scores]))
-                    self.probes[kind] = probe
+                    self.probes[kind], self._fitted[kind] = probe, reading.fitted
         return readings
 
     def read_mean(self) -> Reading:
@@ -143,7 +144,7 @@ class Probing:
         sampled = self._sampled(predicted[0], self.fitting.values[rows + depth], rows, predicted[1], held, held + depth)
         readings = [self._read(sampled, kind, AHEAD, depth)[1] for kind in kinds]
         for kind, probe in self.probes.items():
-            readings.append(self._judge(probe, sampled, AHEAD, kind, depth, by_present=True))
+            readings.append(self._judge(probe, sampled, AHEAD, kind, depth, self._fitted[kind]))
         latents = self.held_out.grid.latents
         missed = (predicted[1] - latents[held + depth]).square().sum(1)
         moved = (latents[held] - latents[held + depth]).square().sum(1)
@@ -205,13 +206,14 @@ class Probing:
         return probe, self._judge(probe, sampled, source, kind, depth)
 
     def _judge(
-        self, probe: Probe, sampled: _Sampled, source: str, kind: str, depth: int | None, by_present: bool = False
+        self, probe: Probe, sampled: _Sampled, source: str, kind: str, depth: int | None, present: int | None = None
     ) -> Reading:
+        """Judge a probe that was fitted to ``sampled``, or else to ``present`` samples of present latents."""
         with torch.no_grad():
             read = probe(sampled.held_out.latents.float()).numpy()
         scores = score(read, sampled.held_out.values.numpy(), sampled.episodes, self.quantities, self._seed)
-        fitted = len(sampled.fitting.latents) + len(sampled.validation.latents)
-        return Reading(source, depth, kind, scores, fitted, len(read), by_present)
+        fitted = len(sampled.fitting.latents) + len(sampled.validation.latents) if present is None else present
+        return Reading(source, depth, kind, scores, fitted, len(read), by_present=present is not None)
 
 
 def validation_episodes(fitting: LatentGrid, seed: int) -> Rows:

@@ -173,7 +173,11 @@ class _Measured:
     @classmethod
     def of(cls, world: WorldModel, names: Sequence[str]) -> _Measured:
         """Return those of these ``names``, or all, of a world model's task."""
-        all_of_them = Quantities(world.make_env())
+        env = world.make_env()
+        try:
+            all_of_them = Quantities(env)
+        finally:
+            env.close()
         indices = [all_of_them.index(name) for name in dict.fromkeys(names or all_of_them.names)]
         chosen = tuple(all_of_them.all[index] for index in indices)
         return cls(chosen, lambda states: all_of_them.of_states(states)[:, indices])

@@ -121,6 +121,25 @@ def estimate_curve(
     return [Estimate(float(v), float(a), float(b), count) for v, a, b in zip(values, low, high, strict=True)]
 
 
+def mean_direction(angles: ArrayLike) -> float:
+    """Return the direction in (-pi, pi] of the mean of unit vectors that point to ``angles``, in radians."""
+    array = np.asarray(angles, np.float64)
+    return float(np.arctan2(np.sin(array).mean(), np.cos(array).mean()))
+
+
+def estimate_direction(angles: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Return the mean direction of ``angles`` (n,), in radians, with its 95 % bootstrap interval.
+
+    The ends of the interval lie to both sides of the mean, and so may lie beyond half a turn.
+    """
+    centre = mean_direction(_finite(angles, dimensions=1))
+    turns = np.asarray(angles, np.float64) - centre
+    away = estimate([np.arctan2(np.sin(turns), np.cos(turns))], mean, seed, resamples)
+    if away.low is None or away.high is None:
+        return Estimate(centre, None, None, away.n)
+    return Estimate(centre, centre + away.low, centre + away.high, away.n)
+
+
 def crossed_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Return the mean of scores (runs, E) of several runs on the same E episodes, with its 95 % bootstrap interval.
 

@@ -111,7 +111,8 @@ def calibrate_strengths(
     """Find the strengths at which the nominal agent's normalised return falls to ``levels``.
 
     Nominal and perturbed episodes begin alike. What lasts is perturbed from the first step, as in Anomaly-Gym; what
-    happens at once, halfway through the nominal episode. The return is 1 for the nominal agent, and 0 for chance.
+    happens at once, halfway through the nominal episode. The return is 1 for the nominal agent, and 0 for chance and
+    where the simulation breaks down.
 
     Args:
         subject: acts.
@@ -150,9 +151,11 @@ def calibrate_strengths(
     def measure(strength: float) -> float:
         onset = halfway.__getitem__ if kind.at_once else 0
         played = list(subject.watch(*seeds, steps, lambda env: kind(env, strength, onset, scale=scale)))
-        if not any(played):
-            return 0.0  # the simulation breaks down in every episode, and nothing is earned
-        return (_mean_return(played) - chance) / (earned - chance)
+        pairs = [after for before, after in zip(nominal, played, strict=True) if before is not None]
+        returns = [
+            chance if one is None else _return(one) for one in pairs
+        ]  # where the simulation breaks down, nothing
+        return (float(np.mean(returns)) - chance) / (earned - chance)
 
     return search_strengths(measure, mildest, strongest, levels, kind.whole or kind.counts, trials)
 
@@ -171,5 +174,9 @@ def levels_by_strength(found: Sequence[Strength]) -> dict[float, float]:
 
 def _mean_return(played: Sequence[Any]) -> float:
     """Return the mean of what the sound episodes brought."""
-    returns = [float(watched.episode.rewards.sum()) for watched in played if watched is not None]
+    returns = [_return(watched) for watched in played if watched is not None]
     return float(np.mean(returns)) if returns else math.nan
+
+
+def _return(watched: Any) -> float:
+    return float(watched.episode.rewards.sum())

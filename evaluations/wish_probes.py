@@ -80,7 +80,10 @@ def wish_probes(
 
 def _require_readable(name: str, r: float) -> None:
     if math.isnan(r):
-        raise SettingsError(f"{name} never varied in what this model learned from, so it cannot be read.")
+        raise SettingsError(
+            f"{name} cannot be read off these latents: it, or what is read for it, never varied in the episodes that "
+            "were held out to judge by."
+        )
     if r < WELL_READ:
         warnings.warn(
             f"{name} is read off these latents with a correlation of {r:.2f} only: plans by it may miss.", stacklevel=3
@@ -136,6 +139,11 @@ def _episodes(world: WorldModel, tell: Callable[[str], None]) -> NominalEpisodes
         episodes = nominal_episodes(world, frames=(FITTED, HELD_OUT))
         if any(episode.states is None for part in (episodes.fitting, episodes.held_out) for episode in part):
             raise SettingsError(f"The episodes of {world.store} hold no true states, so that there is nothing to read.")
+        if len(episodes.fitting) < 2 or not episodes.held_out:
+            raise SettingsError(
+                f"{world.folder} learned from {len(episodes.fitting)} episodes and held out {len(episodes.held_out)}: "
+                "two are needed at least to fit a probe to and to choose by, and one to judge it by."
+            )
         return episodes
     tell("repeating the agent's own episodes")
     lived = relived(world.folder)

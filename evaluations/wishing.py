@@ -23,7 +23,7 @@ from ..envs.states import state_of
 from ..planners import Planner
 from .evaluate import Evaluation, evaluate
 from .settings import command_line
-from .statistics import Estimate, estimate, mean, number
+from .statistics import Estimate, estimate, estimate_direction, mean, mean_direction, number
 from .tables import Table
 
 SETTLED = 0.5
@@ -242,22 +242,18 @@ def _fulfilments(
             continue
         index = quantities.index(term.name)
         angle = quantities.all[index].angle
-        values = [_mean(part[:, index], angle) for part in settled]
+        values = [mean_direction(part[:, index]) if angle else float(part[:, index].mean()) for part in settled]
         away = [None if term.value is None else _missed(term, part[:, index], angle) for part in settled]
         missed = [part for part in away if part is not None]
         fulfilments.append(
             Fulfilment(
                 term,
                 quantities.all[index],
-                estimate([np.array(values)], mean) if values else None,
+                (estimate_direction(values) if angle else estimate([values], mean)) if values else None,
                 estimate([np.array(missed)], mean) if missed else None,
             )
         )
     return fulfilments
-
-
-def _mean(values: Array, angle: bool) -> float:
-    return float(np.arctan2(np.sin(values).mean(), np.cos(values).mean()) if angle else values.mean())
 
 
 def _missed(term: Term, values: Array, angle: bool) -> float:

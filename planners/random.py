@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from .base import Planner, PlannerSettings, Size, register_planner
 from .noise import normal_to_uniform
 from .search import Search
@@ -51,8 +53,8 @@ class RandomShooting(Planner):
         noise = self.noise(search.state, self.settings.samples - 1)
         if self.spec.discrete:
             samples = self.spec.one_hots.sample(self.spec.one_hots.uniform, noise)
-        elif self.spec.bounded:
-            samples = 2 * normal_to_uniform(noise) - 1
         else:
-            samples = self.spec.clip(noise)
+            uniform = 2 * normal_to_uniform(noise) - 1
+            ranged = self.spec.low.isfinite() & self.spec.high.isfinite()
+            samples = uniform if self.spec.bounded else torch.where(ranged, uniform, self.spec.clip(noise))
         search.opening(samples)

@@ -143,10 +143,15 @@ class ActionSpec:
         return actions if self._in_units_already else (actions - self._center) / self._divisor
 
     def to_actions(self, units: Tensor) -> Tensor:
-        """Return the actions (..., A) of units that :meth:`clip` has bounded; never outside the bounds."""
+        """Return the actions (..., A) of units that :meth:`clip` has bounded; never outside the bounds.
+
+        Gradients pass everywhere, bounds included: what the clamp there takes back is rounding alone.
+        """
         if self._in_units_already:
             return units
-        return torch.clamp(torch.addcmul(self._center, self.scale, units), self.low, self.high)
+        actions = torch.addcmul(self._center, self.scale, units)
+        bounded = torch.clamp(actions.detach(), self.low, self.high)
+        return bounded + (actions - actions.detach()) if actions.requires_grad else bounded
 
     def clip(self, units: Tensor) -> Tensor:
         """Clamp units (..., A) to the bounds."""

@@ -155,6 +155,9 @@ def test_model_steps_pair_the_observations_around_each_block() -> None:
     np.testing.assert_array_equal(steps.after[2], linear(0, 7).observations[6])
     np.testing.assert_array_equal(steps.actions[3], linear(1, 4).actions[:2].reshape(-1))
     assert [len(part) for part in steps.per_episode(np.arange(5))] == [3, 2]
+    short = ModelSteps.of([linear(0, 7), linear(1, 1)], 2)  # which ends within its first block
+    assert short.lengths == [3, 0]
+    assert np.array_equal(short.actions, steps.actions[:3])
 
 
 def test_areas_are_those_computed_by_hand_ties_included() -> None:

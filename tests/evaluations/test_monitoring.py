@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def test_a_film_shows_the_trace_under_what_happens(reacher: Path, tmp_path: Path
         picture = np.asarray(frames.convert("RGB"))
     assert picture[: len(picture) // 2].std() > 10
     assert picture[-10:].mean() < 100  # the strip is dark
+    kept = (reacher / SURPRISE_FILE).stat().st_mtime_ns
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it happens, though the episode is shorter than a film's beginning
+        assert film_surprise(reacher, "velocity_kick", tmp_path / "kick.gif") is not None
+    assert (reacher / SURPRISE_FILE).stat().st_mtime_ns == kept, "a film calibrated another monitor"
     with pytest.raises(SettingsError, match="cannot have the perturbation"):
         film_surprise(reacher, "wall_passed", tmp_path / "film.gif")
 

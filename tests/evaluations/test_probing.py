@@ -87,6 +87,7 @@ def test_a_perfect_model_is_read_perfectly_at_every_depth():
     for depth in (1, 2, 7):
         [own, present], growth = report.read_ahead(depth, ("linear",))
         assert (own.depth, own.by_present, present.by_present) == (depth, False, True)
+        assert present.fitted == now.fitted > own.fitted > 0
         for reading in (own, present):
             assert [scored.r.value for scored in reading.scores] == pytest.approx([1, 1], abs=1e-4)
         assert growth.relative.value < 1e-3

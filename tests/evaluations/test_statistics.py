@@ -10,6 +10,7 @@ from forethought.evaluations.statistics import (
     crossed_mean,
     estimate,
     estimate_curve,
+    estimate_direction,
     interquartile_mean,
     mean,
     number,
@@ -172,3 +173,12 @@ def test_runs_on_the_same_episodes_are_resampled_both_ways():
     assert not crossed_mean([[1.0]]).has_interval
     with pytest.raises(ValueError, match="2 non-empty axes"):
         crossed_mean([1.0, 0.0])
+
+
+def test_directions_are_averaged_around_the_circle():
+    found = estimate_direction([3.1, -3.1, 3.0, -3.0])
+    assert abs(found.value) == pytest.approx(np.pi)
+    assert found.high - found.low < 0.3
+    assert found.low < found.value < found.high
+    assert estimate_direction([0.1, 0.3]).value == pytest.approx(0.2)
+    assert estimate_direction([3.0]).low is None

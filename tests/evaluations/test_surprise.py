@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -275,6 +276,27 @@ def test_strengths_are_calibrated_on_paired_episodes(reacher: Path) -> None:
     assert all(strength is not None for strength in strengths)
     assert 0 < strengths[0] < strengths[1] < 3  # type: ignore[operator]
     assert all(abs(one.reached - one.level) < 0.15 for one in found)
+
+
+def test_where_the_simulation_breaks_down_strengths_count_what_chance_earns(reacher: Path) -> None:
+    earned = {1: 10.0, 2: 20.0, 3: 30.0}
+
+    class Staged:
+        """Earns by the seed, chance nothing; perturbed, only the last episode stays sound."""
+
+        task, acting, make = "Reacher-v5", "nobody", load_subject(reacher).make
+
+        def seeds(self, *role: Any) -> tuple[list[int], list[int]]:
+            return [*earned], [*earned]
+
+        def watch(self, worlds: Any, acting: Any, steps: Any, perturb: Any = None, random: bool = False) -> Any:
+            for world in worlds:
+                rewards = np.array([0.0 if random else earned[world]])
+                episode = SimpleNamespace(rewards=rewards, actions=rewards)
+                yield None if perturb and world < 3 else SimpleNamespace(episode=episode)
+
+    [found] = calibrate_strengths(Staged(), "actuator_dead", None, (0.9,), steps=20)  # type: ignore[arg-type]
+    assert found.reached == pytest.approx(30 / 60)
 
 
 @pytest.mark.parametrize(

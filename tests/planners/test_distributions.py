@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -16,6 +17,17 @@ from forethought.planners.mppi import boltzmann_weights
 
 LINE = ActionSpec.from_space(spaces.Box(-math.inf, math.inf, (1,)), scale=1.0)
 GENERATOR = torch.Generator().manual_seed(0)
+
+
+def test_random_shooting_is_uniform_wherever_there_is_a_range() -> None:
+    spec = ActionSpec.from_space(spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf])), scale=1.0)
+    planner = make_planner("random", spec, 1, samples=2001)
+    watched = Watched(lambda actions: actions.sum((2, 3)))
+    planner.plan(watched, planner.initial_state([0]))
+    ranged, free = watched.actions[0][0, 1:, 0].T
+    assert ranged.abs().max() < 1  # nothing is cut off
+    assert ranged.std().item() == pytest.approx(3**-0.5, abs=0.03)
+    assert free.std().item() == pytest.approx(1, abs=0.06)
 
 
 def linear(actions: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,6 +121,16 @@ def test_the_pendulum_of_these_tests_is_gymnasiums() -> None:
         torque = 2 * math.sin(0.4 * step)
         _, reward, *_ = env.step(torch.tensor([torque]).numpy())
         assert pendulum.step(torch.tensor([torque])).item() == pytest.approx(-reward, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gradient", "hybrid"])
+def test_gradients_lead_away_from_a_bound(name: str) -> None:
+    spec = ActionSpec.from_space(spaces.Box(-0.46042657, 0.27392337, (1,)))  # of those that rounding would exceed
+    planner = make_planner(name, spec, 1, samples=1)
+    state = planner.initial_state([0])
+    state = replace(state, actions=spec.high.expand_as(state.actions))
+    plan = planner.plan(lambda actions: (actions + 0.1).square().sum((2, 3)), state)
+    assert plan.cost.item() < 1e-3
 
 
 def test_second_order_descent_never_loses_what_sampling_found() -> None:

@@ -112,6 +112,18 @@ def test_a_block_is_a_positive_whole_number(block: int) -> None:
         ActionSpec.from_space(spaces.Discrete(2), block=block)
 
 
+def test_gradients_pass_at_the_bounds_which_no_rounding_exceeds() -> None:
+    low, high = torch.tensor(-0.46042657).item(), torch.tensor(0.27392337).item()
+    spec = ActionSpec.from_space(box([low, -3.0], [high, 1.0]))
+    assert (spec.high / 2 + spec.low / 2 + spec.scale > spec.high).any()  # so that the clamp is needed
+    units = torch.tensor([[1.0, 1.0], [-1.0, 0.5]], requires_grad=True)
+    actions = spec.to_actions(units)
+    assert torch.equal(actions, spec.to_actions(units.detach()))
+    assert spec.project(actions).equal(actions)
+    actions.sum().backward()
+    torch.testing.assert_close(units.grad, spec.scale.expand(2, 2))
+
+
 def test_a_fixed_dimension_keeps_its_value_exactly() -> None:
     spec = ActionSpec.from_space(box([0.1, -1], [0.1, 1]))
     units = spec.clip(torch.randn(100, 2))

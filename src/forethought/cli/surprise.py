@@ -94,6 +94,11 @@ def run(arguments: Sequence[str]) -> int:
         table = benchmark_surprise(options.run, settings, tell)
     for part in table.tables():
         print_table(part)
+    if not table.cells:
+        print(
+            f"None of these perturbations lowers the return, so nothing is judged; {options.run / RESULT_FILE} tells."
+        )
+        return 0
     for name, figure in (("auroc", table.auroc_plot()), ("delay", table.delay_plot())):
         write_atomically(options.run / f"surprise_{name}.png", to_png(figure))
     print(f"Everything is in {options.run / RESULT_FILE}, plots beside it.")

@@ -25,6 +25,11 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
+def drawn_seed(seed: int | None) -> int:
+    """Return ``seed``, or one that nobody can foretell for ``None``."""
+    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else operator.index(seed)
+
+
 def numpy_generator(*parts: int | str) -> np.random.Generator:
     """Return a NumPy generator seeded by :func:`derive_seed`."""
     return np.random.Generator(np.random.PCG64(derive_seed(*parts)))
