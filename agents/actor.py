@@ -85,7 +85,7 @@ class CategoricalActor(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return the most probable actions, one-hots (..., A)."""
-        logits = self.layers(latents).split(self.groups, -1)
+        logits = self._logits(latents)
         return torch.cat([F.one_hot(part.argmax(-1), part.shape[-1]) for part in logits], -1).to(latents.dtype)
 
     def explore(self, latents: Tensor, noise: Tensor, amount: float) -> Tensor:
@@ -97,9 +97,7 @@ class CategoricalActor(nn.Module):
             amount: probability of a uniform choice.
         """
         sampled = []
-        for logits, normal in zip(
-            self.layers(latents).split(self.groups, -1), noise.split(self.groups, -1), strict=True
-        ):
+        for logits, normal in zip(self._logits(latents), noise.split(self.groups, -1), strict=True):
             uniform = (0.5 * (1 + torch.erf(normal / math.sqrt(2)))).clamp(1e-6, 1 - 1e-6)
             choice = (_mixed(logits, amount).clamp(min=1e-9).log() - (-uniform.log()).log()).argmax(-1)
             sampled.append(F.one_hot(choice, logits.shape[-1]))
@@ -112,17 +110,16 @@ class CategoricalActor(nn.Module):
         leaves a search its say.
         """
         nats = []
-        for logits, chosen in zip(
-            self.layers(latents).split(self.groups, -1), actions.split(self.groups, -1), strict=True
-        ):
+        for logits, chosen in zip(self._logits(latents), actions.split(self.groups, -1), strict=True):
             mixed = _mixed(logits, amount)
             nats.append((mixed.amax(-1) / (mixed * chosen).sum(-1)).log())
         return torch.stack(nats).sum(0)
 
     def log_probabilities(self, latents: Tensor) -> Tensor:
         """Return the log-probabilities (..., K), normalised, of the K joint actions."""
-        parts = [part.log_softmax(-1) for part in self.layers(latents).split(self.groups, -1)]
-        return (torch.cat(parts, -1) @ self.joint_actions.T).log_softmax(-1)
+        parts = [part.log_softmax(-1) for part in self._logits(latents)]
+        with torch.autocast(latents.device.type, enabled=False):
+            return (torch.cat(parts, -1) @ self.joint_actions.T).log_softmax(-1)
 
     def objective(self, latents: Tensor, critic: StateActionValue) -> tuple[Tensor, Tensor]:
         """Return what to maximise (B,), the expected value over actions plus entropy, and no penalty (B,)."""
@@ -136,6 +133,11 @@ class CategoricalActor(nn.Module):
     def expected_value(self, latents: Tensor, critic: StateActionValue, noise: Tensor, spread: float) -> Tensor:
         """Return the ensemble's values (E, B) of acting by this policy, the expectation over actions."""
         return (self._values(latents, critic) * self.log_probabilities(latents).exp()).sum(-1)
+
+    def _logits(self, latents: Tensor) -> Sequence[Tensor]:
+        """Return the logits (..., C) of each group."""
+        logits: Tensor = self.layers(latents).float()
+        return logits.split(self.groups, -1)
 
     def _values(self, latents: Tensor, critic: StateActionValue) -> Tensor:
         """Return the values (E, ..., K) of all joint actions."""

@@ -138,16 +138,19 @@ class Controller:
         )
 
     def restore_state(self, tree: Mapping[str, Any]) -> ControllerState:
-        """Return the state that :meth:`ControllerState.to_tree` described."""
+        """Return the state that :meth:`ControllerState.to_tree` described.
+
+        Where another planner, horizon or number of executed steps plans from now on, plans begin anew.
+        """
         state, device = self.initial_state(tree["seeds"]), self.model.device
-        plan = replace(
-            state.plan,
-            actions=tree["actions"].to(device),
-            elites=tree["elites"].to(device),
-            ticks=tuple(tree["ticks"]),
-        )
+        plan = replace(state.plan, ticks=tuple(tree["ticks"]))
         queue, executed = tree["queue"].to(device), tree["executed"].to(device)
         left, failed, in_a_row = (np.array(tree[name], np.int64) for name in ("left", "failed", "failed_in_a_row"))
+        known = {"actions": plan.actions, "elites": plan.elites, "queue": state.queue}
+        if all(tree[name].shape == tensor.shape for name, tensor in known.items()):
+            plan = replace(plan, actions=tree["actions"].to(device), elites=tree["elites"].to(device))
+        else:
+            queue, left = state.queue, np.zeros_like(left)
         saved = iter(tree["latent"])
         latent = state.latent.map(lambda _: next(saved).to(device))
         goal = tree["goal"].to(device) if "goal" in tree else None

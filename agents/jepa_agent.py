@@ -134,6 +134,7 @@ class JEPAAgent(SB3Surface):
             self.behaviour = Behaviour(
                 s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, s.compute, self.stream("behaviour")
             ).to(self.device)
+        self._pretrained = pretrained is not None
         self.built_anew = [] if pretrained is None else take_over(self.model, pretrained)
         self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
@@ -310,7 +311,8 @@ class JEPAAgent(SB3Surface):
     def set_store(self, store: EpisodeStore | str | os.PathLike[str] | None) -> None:
         """Learn from these recorded episodes too from now on, as they are now; ``None`` for none.
 
-        They are only read. An agent that has seen nothing yet takes the statistics of observations from them.
+        They are only read. An agent that has seen nothing yet takes the statistics of observations and actions from
+        them.
 
         Raises:
             CheckpointError: there is no store, or it is damaged.
@@ -321,7 +323,9 @@ class JEPAAgent(SB3Surface):
             recordings.require_spaces(self.observation_codec, self.action_codec)
             if self.settings.recorded_rewards:
                 recordings.require_task(self._env_source)
-            if not float(getattr(self.model.normalizer, "count", 1.0)):
+            seen = getattr(self.model.normalizer, "count", None)  # which a fixed normaliser does not count
+            known = self._pretrained or bool(self.learner.optimization.updates) if seen is None else bool(float(seen))
+            if not known:
                 take_statistics(self.model, recordings.store, np.ones(recordings.rows, bool))
         self.recordings = recordings
         self.learned_from = None if recordings is None else recordings.identity()

@@ -14,7 +14,7 @@ import torch
 
 from ..core.checkpoints import Segment
 from ..core.clip import Clip
-from ..core.errors import DivergedError
+from ..core.errors import DivergedError, SettingsError
 from ..core.seeding import derive_seed, numpy_generator, torch_generator
 from ..envs import EpisodeStore
 from ..world_model import collapse_alarm, measure_health
@@ -172,8 +172,9 @@ class OnlineTraining:
                 behaviour = agent.behaviour.update(
                     clip.first(rewarded), losses.latents[:rewarded], reward_size, agent.model
                 )
-            self.recovery.check(clip, losses)
-            for name, value in {**losses.metrics(), **behaviour}.items():
+            metrics = {**losses.metrics(), **behaviour}
+            self.recovery.check(clip, metrics)
+            for name, value in metrics.items():
                 mean = self.metrics.get(name, value)
                 mean = torch.lerp(mean, value, 1 / METRIC_UPDATES).where(value.isfinite(), mean)
                 self.metrics[name] = mean.where(mean.isfinite(), value)
@@ -255,8 +256,13 @@ class OnlineTraining:
             warnings.warn(alarm, stacklevel=2)
 
     def state(self) -> dict[str, Any]:
-        """Return what continues this training, beside the rows: open episodes, counters and streams."""
-        assert self.control is not None
+        """Return what continues this training, beside the rows: open episodes, counters and streams.
+
+        Raises:
+            SettingsError: it has not begun in its environment.
+        """
+        if self.control is None:
+            raise SettingsError("There is nothing to go on from yet: call learn first, and checkpoint afterwards.")
         logged = self.agent.logger.name_to_value  # recorded, and not written yet
         return {
             "store": _tensors(self.store.standing()),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.errors import SettingsError
+from ..core.errors import EnvironmentFault, SettingsError
 from ..core.seeding import derive_seed
 from ..envs import ActionCodec, ObservationCodec
 from ..planners import Planner
@@ -83,10 +83,16 @@ class PlanningPolicy:
 
         Returns:
             ``(actions, state)``: a native action, or a batch of B.
+
+        Raises:
+            EnvironmentFault: an observation is not finite.
         """
         batched = self.observation_codec.is_batch(observation)
         vectors = self.observation_codec(observation) if batched else self.observation_codec.single(observation)[None]
         batch = len(vectors)
+        if not np.isfinite(vectors).all():
+            wrong = np.flatnonzero(~np.isfinite(vectors).reshape(batch, -1).all(1)).tolist()
+            raise EnvironmentFault(f"Nothing can be decided by observations that are not finite: those at {wrong}.")
         if state is None:
             state = self.initial_state([derive_seed(self.seed, "predict", index) for index in range(batch)])
         elif len(state.left) != batch:

@@ -122,6 +122,11 @@ def take_over(model: JEPA, pretrained: JEPA) -> list[str]:
     Raises:
         SettingsError: the pretrained model has parts that its settings do not describe.
     """
+    if pretrained.replaced:
+        raise SettingsError(
+            f"The pretrained world model has parts of its own making ({', '.join(sorted(pretrained.replaced))}), which "
+            "an agent cannot build from its settings."
+        )
     weights = pretrained.state_dict()
     fresh = {name: w for name, w in model.state_dict().items() if name not in weights and name.startswith(HEADS)}
     try:

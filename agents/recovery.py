@@ -13,7 +13,6 @@ from ..core.clip import Clip
 from ..core.errors import DivergedError
 
 if TYPE_CHECKING:
-    from ..world_model import Losses
     from .jepa_agent import JEPAAgent
 
 PATIENCE = 5
@@ -43,8 +42,8 @@ class Recovery:
         if not self._skipped_in_a_row:
             self._kept = {name: weight.detach().clone() for name, weight in self._weights()}
 
-    def check(self, clip: Clip, losses: Losses) -> None:
-        """Go back if too many updates in a row were skipped, the last one with ``losses`` on ``clip``.
+    def check(self, clip: Clip, losses: Mapping[str, Tensor]) -> None:
+        """Go back if too many updates in a row were skipped, the last one with these ``losses`` by name on ``clip``.
 
         Raises:
             DivergedError: the second time, naming the first tensor that is not finite.
@@ -96,11 +95,11 @@ class Recovery:
         for name, tensor in self.agent.behaviour.state_dict().items():  # the unit of its values included
             yield f"behaviour.{name}", tensor
 
-    def _first_not_finite(self, clip: Clip, losses: Losses) -> str:
+    def _first_not_finite(self, clip: Clip, losses: Mapping[str, Tensor]) -> str:
         """Name the first tensor with such an entry on the way from the data over the weights to the gradients."""
         data = [(f"the clip's {name}", tensor) for name, tensor in clip.tensors().items()]
         weights = [(f"the weight {name}", weight) for name, weight in self._weights()]
-        parts = [(f"the loss {name!r}", value) for name, value in losses.metrics().items() if name != "total"]
+        parts = [(f"the loss {name!r}", value) for name, value in losses.items() if name != "total"]
         modules = {"model": self.agent.model, "behaviour": self.agent.behaviour}
         gradients = [
             (f"the gradient of {prefix}.{name}", parameter.grad)

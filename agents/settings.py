@@ -129,8 +129,8 @@ class JEPAAgentSettings(Settings):
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when a check finds the latents collapsed."""
     health_interval: Annotated[int, Range(ge=10)] = 500
-    """Environment steps between two checks of the representation. The last few before each check, at most 128, are
-    held out from learning until then."""
+    """Environment steps between two checks of the representation. The last few before each check, at most 128 or
+    four model steps of every environment, are held out from learning until then."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

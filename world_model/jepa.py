@@ -233,7 +233,8 @@ class JEPA(nn.Module):
             return LatentState(latents)
         steps = self.settings.context - 1
         nothing = latents.unsqueeze(1).expand(-1, steps, -1)
-        return LatentState(latents, Past(nothing, nothing, torch.full((batch,), steps, device=self.device)))
+        padding = torch.full((batch,), steps + 1, device=self.device)  # nor was a step taken from these latents
+        return LatentState(latents, Past(nothing, nothing, padding))
 
     def observe(
         self, state: LatentState, observations: Tensor, previous_actions: Tensor | None, reset: Tensor

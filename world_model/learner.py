@@ -13,6 +13,7 @@ from ..core.seeding import derive_seed, torch_generator
 from .compute import ComputeSettings
 from .jepa import JEPA, Losses
 from .optimization import Optimization, OptimizationSettings
+from .vision import BatchNorm
 
 
 class Learner:
@@ -44,14 +45,18 @@ class Learner:
             model.parameters(), settings or OptimizationSettings(), torch_generator(seed, "learner"), ranks
         )
         self._losses = self.compute.compiled(model)
+        norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
 
     def update(self, clip: Clip) -> Losses:
         """Take one optimisation step and return its losses."""
         directions = self.model.draw_directions(self.optimization.generator)
+        before = [statistic.clone() for statistic in self._statistics]
         self.model.train()
         with self._own_chance(), self.compute.autocast(self.model.device):
             losses: Losses = self._losses(clip, directions)
-        self.optimization.step(losses.total)
+        if not self.optimization.step(losses.total) and before:
+            torch._foreach_copy_(self._statistics, before)
         self.model.eval()
         if self.optimization.updates % self.model.settings.target_refresh == 0:
             self.model.refresh_target()
@@ -65,6 +70,10 @@ class Learner:
             return
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            seed = int(torch.randint(2**62, (), generator=self.optimization.generator))
-            torch.manual_seed(derive_seed(seed, self._ranks.rank) if self._ranks.rank else seed)  # each draws its own
+            drawn = int(torch.randint(2**62, (), generator=self.optimization.generator))
+            seed = derive_seed(drawn, self._ranks.rank) if self._ranks.rank else drawn  # each draws its own
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             yield

@@ -55,23 +55,29 @@ class Optimization:
         for group in self._optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
             group["initial_lr"] = group["lr"]
+        self._asked = [(group["lr"], group["weight_decay"]) for group in self._optimizer.param_groups]
+        self._slowdown = 1.0
         self._parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._gradient_clip, self.generator, self._ranks = settings.gradient_clip, generator, ranks
         self.updates = self.skipped = self.skipped_in_a_row = 0
 
-    def step(self, loss: Tensor) -> None:
-        """Descend ``loss``, a scalar."""
+    def step(self, loss: Tensor) -> bool:
+        """Descend ``loss``, a scalar, and return whether that was possible."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._ranks.average(parameter.grad for parameter in self._parameters if parameter.grad is not None)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_clip)
-        if (norm.isfinite() & loss.isfinite()).item():  # the gradient of a loss that overflows may be finite
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        self._ranks.average(gradients)
+        norm = nn.utils.get_total_norm(gradients)
+        finite = bool((norm.isfinite() & loss.isfinite()).item())  # the gradient of a loss that overflows may be finite
+        if finite:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._gradient_clip, norm)
             self._optimizer.step()
             self.skipped_in_a_row = 0
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
         self.updates += 1
+        return finite
 
     def pace(self, factor: float) -> None:
         """Take the next steps at ``factor`` times the learning rate, for schedules."""
@@ -81,15 +87,15 @@ class Optimization:
     def restart(self, slowdown: float) -> None:
         """Forget the moments, and go on with ``slowdown`` times the learning rate."""
         self._optimizer.state.clear()
-        for group in self._optimizer.param_groups:
-            group["lr"] *= slowdown
-            group["initial_lr"] *= slowdown
+        self._slowdown *= slowdown
+        self._take_what_was_asked()
         self.skipped_in_a_row = 0
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`load_state` continues from."""
         return {
             "optimizer": self._optimizer.state_dict(),
+            "slowdown": self._slowdown,
             "generator": self.generator.get_state(),
             "updates": self.updates,
             "skipped": self.skipped,
@@ -97,8 +103,15 @@ class Optimization:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`'s output."""
+        """Continue from :meth:`state`'s output, with the learning rate and weight decay that were asked for now."""
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would share the tensors
+        self._slowdown = float(state.get("slowdown", 1.0))
+        self._take_what_was_asked()
         self.generator.set_state(state["generator"])
         for counter in ("updates", "skipped", "skipped_in_a_row"):
             setattr(self, counter, int(state[counter]))
+
+    def _take_what_was_asked(self) -> None:
+        for group, (rate, decay) in zip(self._optimizer.param_groups, self._asked, strict=True):
+            group["lr"] = group["initial_lr"] = rate * self._slowdown
+            group["weight_decay"] = decay

@@ -328,7 +328,8 @@ class MLPProbe(Probe):
         return probe.requires_grad_(False).eval()
 
     def _like(self, quantities: Sequence[Quantity]) -> Probe:
-        return MLPProbe(self.latent_dims, quantities, self.settings).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):  # weights that are overwritten take nothing from the user's stream
+            return MLPProbe(self.latent_dims, quantities, self.settings).requires_grad_(False)
 
     def _take(self, other: MLPProbe, rows: Sequence[int]) -> None:
         state = other.layers.state_dict()
@@ -379,7 +380,7 @@ def load_probes(path: str | os.PathLike[str]) -> tuple[dict[str, Probe], dict[st
     document = archive.documents.get("probes")
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise CheckpointError(f"{path} holds no probes.")
-    with damage_reported(path):
+    with damage_reported(path), torch.random.fork_rng(devices=[]):
         probes: dict[str, Probe] = {}
         for name, described in document["probes"].items():
             quantities = [Quantity(**quantity) for quantity in described["quantities"]]

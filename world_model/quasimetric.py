@@ -113,7 +113,8 @@ class Quasimetric(nn.Module):
         with damage_reported(path):
             config = document["config"]
             settings = QuasimetricSettings.from_dict(config["settings"])
-            quasimetric = cls(int(config["latent_dims"]), float(config["longest"]), settings)
+            with torch.random.fork_rng(devices=[]):  # weights that are overwritten take nothing from the user's stream
+                quasimetric = cls(int(config["latent_dims"]), float(config["longest"]), settings)
             quasimetric.load_state_dict(archive.tensors["quasimetric"])
             source = dict(document["source"])
         return quasimetric.eval(), source

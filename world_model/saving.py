@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..core.errors import CheckpointError, SettingsError
 from ..core.files import damage_reported, load_archive, save_archive
 from .jepa import JEPA
@@ -52,7 +54,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any]]:
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise CheckpointError(f"{path} holds no world model.")
     with damage_reported(path):
-        model = JEPA.from_config(document["config"])
+        with torch.random.fork_rng(devices=[]):  # weights that are overwritten take nothing from the user's stream
+            model = JEPA.from_config(document["config"])
         model.load_state_dict(archive.tensors["model"])
         source = dict(document["source"])
     return model.eval(), source

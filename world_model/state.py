@@ -80,10 +80,6 @@ class LatentState:
         """Return the state with an axis N of ``count`` equal candidates after B."""
         return self.map(lambda tensor: tensor.unsqueeze(1).expand(-1, count, *tensor.shape[1:]))
 
-    def detach(self) -> LatentState:
-        """Return the state cut off from the graph that made it."""
-        return self.map(Tensor.detach)
-
     def tensors(self) -> list[Tensor]:
         """Return all tensors, in the order of :meth:`map`."""
         found: list[Tensor] = []

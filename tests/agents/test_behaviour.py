@@ -186,6 +186,17 @@ def test_expected_values_of_discrete_actions_are_exact():
     torch.testing.assert_close(actor.expected_value(latents, critic, torch.zeros(()), 0.0), expected)
 
 
+def test_expectations_over_discrete_actions_are_means_where_learning_is_in_half_precision():
+    torch.manual_seed(0)
+    actor = CategoricalActor(4, (4, 4, 4), 16, entropy=0.0)
+    torch.nn.init.normal_(actor.layers[-1].weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = actor.expected_value(
+            torch.randn(500, 4), lambda s, a: torch.ones(1, *a.shape[:-1]), torch.zeros(()), 0.0
+        )
+    torch.testing.assert_close(total, torch.ones(1, 500))
+
+
 def test_large_joint_spaces_are_estimated_from_actions_that_hold_every_choice():
     joint = CategoricalActor(4, (20, 200, 3), 8, entropy=0.0).joint_actions
     assert JOINT_ACTIONS_LIMIT / 2 < len(joint) <= JOINT_ACTIONS_LIMIT

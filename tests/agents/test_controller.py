@@ -257,6 +257,20 @@ def test_state_survives_being_written_down():
         assert torch.equal(actions, expected)
 
 
+@pytest.mark.parametrize("before", [{"execute": 2}, {"planner": "cem"}, {"horizon": 5}], ids=str)
+def test_another_way_of_planning_goes_on_with_a_plan_of_its_own(before):
+    _, state = make_controller(**before).act(
+        make_controller(**before).initial_state([1, 2]), torch.randn(2, 3), np.ones(2, bool)
+    )
+    controller = make_controller()
+    restored = controller.restore_state(state.to_tree())
+    assert restored.plan.ticks == state.plan.ticks
+    for _ in range(2):
+        actions, restored = controller.act(restored, torch.randn(2, 3), np.zeros(2, bool))
+        assert actions.isfinite().all()
+    assert not restored.failed.any()
+
+
 def test_the_bare_policy_is_the_actor():
     controller = make_controller("policy")
     observations = torch.randn(4, 3)

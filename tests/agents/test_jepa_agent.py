@@ -103,6 +103,19 @@ def test_images_are_learned_from(small, tmp_path):
     np.testing.assert_array_equal(again.predict(observation)[0], action)
     assert agent.predict(observation, state)[0].shape == (2,)
     assert len(agent.predict(np.stack([observation] * 3))[0]) == 3
+    seen, actions = torch.from_numpy(observation).movedim(0, -1)[None], torch.zeros(1, 2)
+    begun, fresh = (
+        agent.model.observe(agent.model.initial(1), seen, actions, torch.tensor([reset])) for reset in (True, False)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(begun.tensors(), fresh.tensors(), strict=True))  # either way the first
+
+
+def test_observations_that_are_not_finite_are_named(small):
+    agent = JEPAAgent(Target, **small)
+    with pytest.raises(EnvironmentFault, match=r"not finite: those at \[1\]"):
+        agent.predict(np.array([[0.1, 0.2], [np.nan, 0.0], [0.3, 0.4]], np.float32))
+    with pytest.raises(SettingsError, match="call learn first"):
+        agent.checkpoint()
 
 
 def test_observation_statistics_do_not_come_from_vec_normalize(small):

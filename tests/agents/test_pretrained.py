@@ -226,6 +226,9 @@ def test_parts_that_are_not_built_from_settings_are_refused(model):
     model.encoder = torch.nn.Linear(2, 8)
     with pytest.raises(SettingsError, match="not what its settings say"):
         JEPAAgent(Target, world_model=model, **AGENT)
+    alike = JEPA(model.observation_shape, model.action_dims, model.settings, predictor=model.predictor)
+    with pytest.raises(SettingsError, match=r"of its own making \(predictor\)"):  # though all names and shapes agree
+        JEPAAgent(Target, world_model=alike, **AGENT)
 
 
 @pytest.mark.parametrize("rewarded", [True, False])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from forethought import JEPAAgent
 from forethought.agents.recovery import PATIENCE, SLOWDOWN
 from forethought.core.errors import DivergedError
-from forethought.world_model import OptimizationSettings
+from forethought.world_model import Optimization, OptimizationSettings
 
 from .conftest import Target, same, weights
 
@@ -51,7 +54,14 @@ def test_statistics_that_a_forward_pass_has_spoilt_are_taken_back_too(small):
     small["model"]["vision"] = {**vision, "projector_hidden": 16}
     image = spaces.Box(0, 255, (16, 16, 3), np.uint8)
     agent = JEPAAgent(lambda: Target(observation_space=image), **small).learn(40)
-    agent._require_training().recovery.keep()
+    training = agent._require_training()
+    training.recovery.keep()
+    usual = {name: value.clone() for name, value in weights(agent).items()}
+    clip, _, _ = training._draw()
+    agent.learner.update(replace(clip, rewards=clip.rewards * np.nan))  # which encodes, before it is skipped
+    assert agent.learner.optimization.skipped == 1
+    assert all(torch.equal(value, usual[name]) for name, value in weights(agent).items())
+    agent.learner.update(clip)
     blow_up(agent)
     with pytest.warns(UserWarning, match="5 updates in a row were skipped"):
         agent._require_training().learn(PATIENCE)
@@ -68,6 +78,38 @@ def test_the_second_time_learning_stops_and_names_the_first_tensor_that_is_not_f
     with pytest.raises(DivergedError, match=r"first tensor that is not finite is the clip's rewards \(24 of 24"):
         training.learn(1)
     assert finite(agent)
+
+
+def test_trouble_of_the_critic_alone_is_called_its_own(small):
+    agent = JEPAAgent(Target, **small).learn(40)
+    training = agent._require_training()
+    training.recovery.keep()
+    with torch.no_grad():
+        agent.behaviour.critic.weights[1].fill_(1e30)
+    with pytest.warns(UserWarning, match="because the loss 'critic'"):
+        training.learn(PATIENCE)
+
+
+def test_finite_gradients_stay_themselves_beside_those_that_are_not():
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimization = Optimization(parameters, OptimizationSettings(), torch.Generator())
+    first, second, third = parameters
+    assert not optimization.step((first * 2 + (second - 1).sqrt() + third * 3).sum())
+    assert [parameter.grad.isfinite().all().item() for parameter in parameters] == [True, False, True]
+    assert torch.equal(torch.stack(parameters), torch.ones(3, 2))
+
+
+def test_a_run_that_goes_on_takes_the_learning_rate_and_decay_that_are_asked_for_now():
+    def make(**settings):
+        return Optimization([nn.Parameter(torch.ones(1))], OptimizationSettings(**settings), torch.Generator())
+
+    before, after = make(), make(learning_rate=1e-5, weight_decay=0.0)
+    before.restart(SLOWDOWN)
+    after.load_state(before.state())
+    [group] = after.state()["optimizer"]["param_groups"]
+    assert (group["lr"], group["initial_lr"], group["weight_decay"]) == (1e-5 * SLOWDOWN, 1e-5 * SLOWDOWN, 0.0)
+    after.pace(0.5)
+    assert after.state()["optimizer"]["param_groups"][0]["lr"] == 0.5e-5 * SLOWDOWN
 
 
 def test_weights_during_whose_trouble_they_are_kept_are_not_the_good_ones(small):
