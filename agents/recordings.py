@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,31 @@ class Recordings:
     def identity(self) -> dict[str, Any]:
         """Return plain data by which :meth:`require_same` knows them again."""
         return {"folder": self.folder, "rows": self.rows, "fingerprint": self.fingerprint}
+
+
+def identity_of(store: EpisodeStore) -> dict[str, Any]:
+    """Return plain data by which :func:`seen_again` knows the episodes of a store again."""
+    return {"rows": store.rows, "episodes": store.episodes, "fingerprint": _fingerprint(store)}
+
+
+def seen_again(folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> EpisodeStore:
+    """Open a store to be read only, and show those of its episodes alone that :func:`identity_of` was told of.
+
+    Raises:
+        CheckpointError: there is none, or it does not begin with these.
+    """
+    store = EpisodeStore.open(folder, read_only=True)
+    try:
+        store.look_back(int(identity["rows"]), int(identity["episodes"]))
+        same = _fingerprint(store) == identity["fingerprint"]
+    except SettingsError:
+        same = False
+    if not same:
+        raise CheckpointError(
+            f"The store in {folder} does not begin with the {int(identity['rows']):,} steps that were learned from: it "
+            "was changed, or is another one. Bring those back; more may follow them."
+        )
+    return store
 
 
 def require_same(saved: dict[str, Any] | None, now: Recordings | None) -> None:

@@ -84,6 +84,17 @@ class Columns:
         """The columns."""
         return tuple(self._types)
 
+    def look_back(self, rows: int, episodes: int) -> None:
+        """Show only the first ``rows`` and ``episodes``."""
+        if not self._read_only:
+            raise SettingsError("Only a store that is read only can be seen as it was before.")
+        if rows > self.rows or episodes > self.episodes:
+            raise SettingsError(
+                f"The store in {self._folder} holds {self.rows:,} steps of {self.episodes:,} episodes, not "
+                f"{rows:,} of {episodes:,}."
+            )
+        self.rows, self.episodes = rows, episodes
+
     def make_room(self, rows: int, episodes: int) -> None:
         """Make room for that many more, so that adding them cannot fail.
 

@@ -95,6 +95,15 @@ class EpisodeStore:
         shape, states = tuple(header["observation_shape"]), header["state_dims"]
         return cls(shape, header["action_dims"], num_envs, folder, state_dims=states, read_only=read_only)
 
+    def look_back(self, rows: int, episodes: int) -> None:
+        """Show only the first ``rows`` and ``episodes``, as when there were no more; the store is read only.
+
+        Raises:
+            SettingsError: it is not, or never held so many.
+        """
+        self._columns.look_back(rows, episodes)
+        self._reach = self._farthest()
+
     @property
     def rows(self) -> int:
         """Environment steps stored."""

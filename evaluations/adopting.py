@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..agents.pretrain import Pretraining
+from ..agents.recordings import identity_of
 from ..core.errors import RunFolderError, SettingsError
 from ..core.runs import Run
 from ..world_model import load_lewm, save_model
@@ -68,7 +69,7 @@ def adopt(
             source = {}
         config = {**settings.to_dict(), "training": training.settings.to_dict()}
         with Run.create(folder, config, KIND) as run:
-            run.note(released=str(weights.resolve()))
+            run.note(released=str(weights.resolve()), learned_from=identity_of(training.store))
             run.log({f"health/{name}": value for name, value in health.items()}, 0)
             save_model(training.model.cpu(), run.folder / MODEL_FILE, source)
     parameters = sum(parameter.numel() for parameter in released.parameters())

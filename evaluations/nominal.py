@@ -10,14 +10,14 @@ from typing import Any
 
 import gymnasium as gym
 
-from ..core.errors import RunFolderError, SettingsError
+from ..core.errors import SettingsError
 from ..core.runs import Run
 from ..core.seeding import derive_seed, numpy_generator
 from ..envs import EpisodeStore, make_env
 from ..envs.recording import RecordedEpisode, Recorder
 from ..world_model import JEPA
 from .collect import LONGEST, AgentPolicy
-from .pretraining import KIND, MODEL_FILE, begin_training, load_pretrained, pretrain_settings_of
+from .pretraining import KIND, MODEL_FILE, load_pretrained, pretrain_settings_of, training_of
 from .training import AGENT_FILE, load_trained
 
 LEAST_EPISODES = 4
@@ -146,13 +146,8 @@ def nominal_episodes(
 
 
 def _stored(world: WorldModel, count: int, seed: int, frames: tuple[int, int]) -> NominalEpisodes:
-    assert world.store is not None
-    if not os.path.isdir(world.store):
-        raise RunFolderError(
-            f"The store that {world.folder} learned from is not there: {world.store} (as seen from {os.getcwd()})."
-        )
-    training = begin_training(pretrain_settings_of(Run.open(world.folder)))
-    store = EpisodeStore.open(world.store, read_only=True)
+    training = training_of(Run.open(world.folder))
+    store = training.store
     _require_shape(world, store.observation_shape, store.action_dims)
     parts = []
     for name, numbers, enough in zip(

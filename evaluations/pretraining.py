@@ -16,6 +16,7 @@ import numpy as np
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from ..agents.pretrain import Pretraining, PretrainingSettings
+from ..agents.recordings import identity_of, seen_again
 from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError, WriteError
 from ..core.parallel import ALONE, Ranks
@@ -110,14 +111,14 @@ def resume_pretraining(
 
     Raises:
         RunFolderError: no such run, or one that is finished or in use.
-        CheckpointError: no valid checkpoint.
+        CheckpointError: no valid checkpoint, or the store has lost episodes that were learned from.
     """
     run = Run.open(folder)
     settings = pretrain_settings_of(run)
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its updates.")
     with limited_threads(settings.threads):
-        training = begin_training(settings, ranks)
+        training = training_of(run, ranks)
         if ranks.rank:
             training.restore(run.latest_checkpoint())
             return _follow(training, run.folder)
@@ -151,13 +152,33 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any
     return load_model(path)
 
 
-def begin_training(settings: PretrainSettings, ranks: Ranks = ALONE) -> Pretraining:
-    """Return the training that ``settings`` ask for, before its first update.
+def store_of(run: Run) -> EpisodeStore:
+    """Return the store that a run learned from, with the episodes that were in it when the run began.
+
+    Raises:
+        RunFolderError: it is not a pretraining run, or the store is gone.
+        CheckpointError: the store is damaged, or not the one that it was.
+    """
+    folder, identity = pretrain_settings_of(run).store, run.manifest.get("learned_from")
+    if not os.path.isdir(folder):
+        raise RunFolderError(
+            f"The store that {run.folder} learned from is not there: {folder} (as seen from {os.getcwd()})."
+        )
+    return EpisodeStore.open(folder, read_only=True) if identity is None else seen_again(folder, identity)
+
+
+def training_of(run: Run, ranks: Ranks = ALONE) -> Pretraining:
+    """Return the training that a run made, before its first update; see :func:`store_of`."""
+    return begin_training(pretrain_settings_of(run), ranks, store_of(run))
+
+
+def begin_training(settings: PretrainSettings, ranks: Ranks = ALONE, store: EpisodeStore | None = None) -> Pretraining:
+    """Return the training that ``settings`` ask for, before its first update; by default from all of their store.
 
     Raises:
         ForethoughtError: for a store, preset or setting that does not exist or does not fit.
     """
-    store = EpisodeStore.open(settings.store, read_only=True)
+    store = store or EpisodeStore.open(settings.store, read_only=True)
     given = PretrainingSettings.fitting(store.observation_shape, settings.model).to_dict()
     asked = PretrainingSettings.from_dict(merged(given, settings.training))
     return Pretraining(store, asked, settings.seed, settings.device, ranks)
@@ -203,6 +224,7 @@ class _Session:
             spent = checkpoint.documents["run"]
             run.rewind_metrics(training.updates)
         run.note(device=str(training.device), ranks=training.ranks.count, episodes_too_short=training.short)
+        run.note(learned_from=identity_of(training.store))
         self._writer = MetricsWriter(run)
         board: KVWriter = DispensableWriter(TensorBoardOutputFormat(str(run.folder / "tensorboard")))
         self._logger = Logger(None, [board, self._writer])

@@ -12,10 +12,9 @@ from ..agents.time_to_goal import TimeToGoalSettings, learn_time_to_goal
 from ..core.errors import RunFolderError
 from ..core.locks import FolderLock
 from ..core.runs import Run
-from ..envs import EpisodeStore
 from ..world_model import JEPA, Quasimetric
 from .clock import Clock
-from .pretraining import MODEL_FILE, begin_training, load_pretrained, pretrain_settings_of
+from .pretraining import MODEL_FILE, load_pretrained, pretrain_settings_of, training_of
 from .stage import limited_threads
 
 TIME_TO_GOAL_FILE = "time_to_goal.zip"
@@ -50,7 +49,7 @@ def add_time_to_goal(
     try:
         with limited_threads(pretrained.threads):
             model, _ = load_pretrained(run.folder)
-            training = begin_training(pretrained)
+            training = training_of(run)
             history: list[dict[str, float]] = []
 
             def note(update: int, measures: dict[str, float]) -> None:
@@ -58,9 +57,8 @@ def add_time_to_goal(
                 if on_update is not None:
                     on_update(update, measures)
 
-            store = EpisodeStore.open(pretrained.store, read_only=True)
             learned = learn_time_to_goal(
-                model.to(training.device), store, training.learned, settings, pretrained.seed, note
+                model.to(training.device), training.store, training.learned, settings, pretrained.seed, note
             )
         last = history[-MEASURED_UPDATES:]
         source = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from forethought.core.runs import Run
 from forethought.envs import EpisodeStore
 from forethought.evaluations import pretraining as module
 from forethought.evaluations.collect import CollectSettings, collect
+from forethought.evaluations.nominal import nominal_episodes, world_model_of
 from forethought.evaluations.pretraining import (
     PretrainSettings,
     default_training,
@@ -99,6 +101,37 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(
     assert same(tmp_path / "unbroken", tmp_path / "stopped")
     with pytest.raises(RunFolderError, match="is finished"):
         resume_pretraining(tmp_path / "stopped")
+
+
+def test_a_store_that_grows_meanwhile_is_learned_from_and_judged_with_as_it_was(
+    tmp_path: Path, settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PROGRESS_EVERY_S", 1e-6)
+    pretrain(settings, tmp_path / "unbroken")
+    growing = settings.replace(store=str(shutil.copytree(settings.store, tmp_path / "walks")))
+    pretrain(growing, tmp_path / "stopped", stop_after(5))
+    before = nominal_episodes(world_model_of(tmp_path / "unbroken"))
+    collect(CollectSettings("two-room", "expert", 12, jobs=1, max_steps=40), tmp_path / "walks")
+    assert EpisodeStore.open(growing.store, read_only=True).episodes == 20
+    resume_pretraining(tmp_path / "stopped")
+    assert same(tmp_path / "unbroken", tmp_path / "stopped")
+    after = nominal_episodes(world_model_of(tmp_path / "stopped"))
+    for one, other in ((before.fitting, after.fitting), (before.held_out, after.held_out)):
+        assert [episode.actions.tobytes() for episode in one] == [episode.actions.tobytes() for episode in other]
+
+
+def test_a_store_that_is_another_than_before_is_refused(tmp_path: Path, settings: PretrainSettings) -> None:
+    changed = settings.replace(store=str(tmp_path / "walks"))
+    collect(CollectSettings("two-room", "expert", 8, jobs=1, max_steps=40), tmp_path / "walks")
+    pretrain(changed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "walks")
+    with pytest.raises(RunFolderError, match="is not there"):
+        nominal_episodes(world_model_of(tmp_path / "run"))
+    for seed, episodes in ((1, 9), (0, 4)):  # others, and too few
+        collect(CollectSettings("two-room", "expert", episodes, seed=seed, jobs=1, max_steps=40), tmp_path / "walks")
+        with pytest.raises(CheckpointError, match=r"does not begin with the .* steps that were learned from"):
+            nominal_episodes(world_model_of(tmp_path / "run"))
+        shutil.rmtree(tmp_path / "walks")
 
 
 def test_a_run_tells_what_it_learned_from_and_how_well(tmp_path: Path, settings: PretrainSettings) -> None:

@@ -23,10 +23,9 @@ def evaluate_goals(options: EvaluateOptions) -> int:
     import torch
 
     from ..core.runs import Run
-    from ..envs import EpisodeStore
     from ..envs.goals import recorded_pairs
     from ..evaluations.goal_table import evaluate_goal_planners
-    from ..evaluations.pretraining import pretrain_settings_of
+    from ..evaluations.pretraining import store_of
 
     if options.render is not None:
         raise SettingsError("--render is not for world models that plan to goals; film one with --video goals.gif.")
@@ -36,7 +35,7 @@ def evaluate_goals(options: EvaluateOptions) -> int:
     how: dict[str, Any] = {"video": options.video}
     how |= {"offsets": options.offsets, "episodes": options.episodes, "seed": options.seed or 0}
     if options.protocol == "lewm":
-        store = EpisodeStore.open(pretrain_settings_of(Run.open(options.run[0])).store, read_only=True)
+        store = store_of(Run.open(options.run[0]))
         seed = AUTHORS_SEED if options.seed is None else options.seed
         count = options.episodes or AUTHORS_EPISODES
         how["pairs_of"] = partial(recorded_pairs, store, count=count, seed=seed)
