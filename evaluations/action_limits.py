@@ -61,6 +61,6 @@ def _actuators(env: gym.Env[Any, Any], count: int) -> list[str]:
 def _index(name: str, names: list[str]) -> int:
     if name in names:
         return names.index(name)
-    if name.isdigit() and int(name) < len(names):
+    if name.isdecimal() and int(name) < len(names):
         return int(name)
     raise UnknownNameError(f"There is no actuator {name!r}.{did_you_mean(name, [*names, ALL])}")

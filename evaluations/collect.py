@@ -7,21 +7,23 @@ store is added to in that order: recording again, or going on after an interrupt
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import EnvironmentFault, RunFolderError, SettingsError
-from ..core.files import read_json, write_json
+from ..core.files import as_json, read_json, write_json
 from ..core.locks import FolderLock
 from ..core.provenance import describe_process
 from ..core.seeding import derive_seed
@@ -187,7 +189,7 @@ def _open(folder: Path, settings: CollectSettings, recorder: Recorder, probe: Re
         source = read_source(folder)
         if "drawn" not in source:
             raise SettingsError(f"{folder} holds episodes that were imported: give another folder.")
-        if (source["task"], source["env"]) != (settings.task, settings.env):
+        if (source["task"], source["env"]) != (settings.task, as_json(settings.env)):
             raise SettingsError(
                 f"{folder} holds episodes of {source['task']} with the arguments {source['env']}, "
                 f"not of {settings.task} with {settings.env}: give another folder."
@@ -279,12 +281,19 @@ def players(jobs: int, prepare: Callable[[], None] | None = None) -> Iterator[Ca
 
 
 def _begin_player(prepare: Callable[[], None] | None) -> None:
-    """Leave Ctrl-C to the process that waits for this one, and get ready."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the process that waits for this one, end with it, and get ready."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 _PLAYERS: dict[str, tuple[Recorder, RecordingPolicy]] = {}

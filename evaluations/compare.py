@@ -108,12 +108,13 @@ class CompareSettings(Settings):
         Raises:
             SettingsError: it is not judged after so many steps, or tasks have steps of their own.
         """
-        every = self.steps / self.evaluations
-        if self.task_steps or steps > self.steps or steps % every:
-            own = "its tasks have steps of their own" if self.task_steps else f"it is judged every {every:,g} steps"
+        evaluations, rest = divmod(steps * self.evaluations, self.steps)
+        if self.task_steps or steps > self.steps or rest:
+            every = f"it is judged every {self.steps / self.evaluations:,g} steps"
+            own = "its tasks have steps of their own" if self.task_steps else every
             raise SettingsError(f"steps = {steps:,} is no part of it: {own}, up to {self.steps:,}.")
         planners_at = tuple(step for step in self.planners_at if step <= steps)
-        return self.replace(steps=steps, evaluations=round(steps / every), planners_at=planners_at)
+        return self.replace(steps=steps, evaluations=evaluations, planners_at=planners_at)
 
     def runs(self) -> list[TrainSettings]:
         """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import FaultyEpisodeError, SettingsError, WriteError
-from ..core.files import write_json
+from ..core.files import as_json, write_json
 from ..core.provenance import describe_process
 from ..core.settings import Range, Settings
 from ..envs import EpisodeStore, ObservationCodec, make_env
@@ -170,7 +170,7 @@ class _Plan:
         if "drawn" in self.document:
             raise SettingsError(f"{folder} holds episodes that were collected: give another folder.")
         for name, value in kind.items():
-            if self.document[name] != value:
+            if self.document[name] != as_json(value):
                 raise SettingsError(
                     f"{folder} holds episodes imported with {name} {self.document[name]}, not {value}: import with the "
                     "same options, or to another folder."

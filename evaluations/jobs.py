@@ -154,9 +154,10 @@ class Job:
         self.state = "failed"
         log = (self.folder / LOG_FILE).read_text(errors="replace").strip().splitlines()
         self.reason = f"killed by {signal.Signals(-code).name}" if code < 0 else log[-1] if log else f"exit code {code}"
-        if holds_run(self.folder) and (run := Run.open(self.folder)).status == "running":
-            with run.locked():
-                run.set_status("failed", self.reason)
+        with suppress(ForethoughtError, OSError):  # the disk that it could not write to may still be full
+            if holds_run(self.folder) and (run := Run.open(self.folder)).status == "running":
+                with run.locked():
+                    run.set_status("failed", self.reason)
 
     def ask_to_stop(self) -> None:
         """Ask the run to save what it has and to end."""
@@ -197,12 +198,12 @@ def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None]
             while waiting or running:
                 while waiting and len(running) < at_once:
                     job = waiting.popleft()
+                    running.append(job)  # first, so that what is interrupted just now is not forgotten
                     try:
                         job.start()
                     except (ForethoughtError, OSError) as error:
+                        running.remove(job)
                         job.state, job.reason = "failed", str(error)
-                    else:
-                        running.append(job)
                     on_change(job)
                 time.sleep(POLL_S)
                 for job in [job for job in running if job.look()]:
@@ -211,9 +212,10 @@ def run_jobs(jobs: Sequence[Job], at_once: int, on_change: Callable[[Job | None]
                     on_change(job)
                 on_change(None)
         finally:
-            for job in running:
+            begun = [job for job in running if job.began]
+            for job in begun:
                 job.ask_to_stop()
-            for job in running:
+            for job in begun:
                 job.wait()
                 on_change(job)
 

@@ -73,6 +73,7 @@ class PlannerTable:
         rows: one per planner, in the order asked for.
         episodes, seed: which held-out episodes.
         budget: evaluations a decision that were allowed.
+        horizon: planned steps; ``None`` for the agent's own.
         steps: environment steps that the agent had learned from; ``None`` if it does not say.
     """
 
@@ -81,6 +82,7 @@ class PlannerTable:
     episodes: int
     seed: int
     budget: int
+    horizon: int | None = None
     steps: int | None = None
 
     def table(self) -> Table:
@@ -110,7 +112,7 @@ class PlannerTable:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
         shared = {"task": self.task, "episodes": self.episodes, "seed": self.seed, "budget": self.budget}
-        shared |= {} if self.steps is None else {"steps": self.steps}
+        shared |= {name: value for name in ("horizon", "steps") if (value := getattr(self, name)) is not None}
         return {**shared, "rows": [row.to_dict() for row in self.rows], "table": self.table().to_dict()}
 
     def save(self, path: str | Path) -> None:
@@ -204,7 +206,7 @@ def evaluate_planners(
     if truth is not None:
         truth.close()
     task = env if isinstance(env, str) else _name(env)
-    return PlannerTable(task, rows, episodes, seed, budget, getattr(agent, "num_timesteps", None))
+    return PlannerTable(task, rows, episodes, seed, budget, horizon, getattr(agent, "num_timesteps", None))
 
 
 def _made(env: EnvLike, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

@@ -47,9 +47,9 @@ class PlannersOverall:
     """What planners are worth over several tasks and agents, each run judged where it was judged last.
 
     Attributes:
-        scores: by planner, those by which all runs were judged that were judged by any.
+        scores: by planner, those by which all runs were judged that were judged by any, and with the same effort.
         judged: by task, how many runs were judged, and how many there are of agents that plan.
-        others: planners by which only some of the runs were judged; nothing is said of them.
+        others: planners by which not all of these runs were judged alike; nothing is said of them.
     """
 
     scores: Mapping[str, PlannerScore]
@@ -78,7 +78,7 @@ class PlannersOverall:
             f"best agent's mean, or what was set. Runs judged: {runs}."
         )
         note += " The lead is paired by run." if rivals else ""
-        note += f" Only some were judged by {', '.join(self.others)}." if self.others else ""
+        note += f" Not all were judged alike by {', '.join(self.others)}." if self.others else ""
         return Table([*columns, *([f"lead over {first}"] if rivals else [])], rows, "Planners over all runs", [note])
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,18 +94,22 @@ def planners_overall(runs: Mapping[str, Sequence[RunResult]], units: Mapping[str
     """Return what planners add over all runs that were judged by several, if any were.
 
     Args:
-        runs: those that count, by task.
+        runs: finished ones, by task.
         units: by task, the difference in return that counts as 1; tasks without one are left out.
     """
     found = {task: _judged(runs[task]) for task in units}
     judged = {task: several for task, several in found.items() if several}
-    every = [gains for several in judged.values() for gains in several]
-    names = list(dict.fromkeys(name for gains in every for name in gains))
-    shared = [name for name in names if all(name in gains for gains in every)]
+    every = [one for several in judged.values() for one in several]
+    names = [name for name in dict.fromkeys(name for one in every for name in one) if name != BARE_POLICY]
+    shared = [
+        name for name in names if all(name in one and one[name].is_like(every[0].get(name, one[name])) for one in every)
+    ]
     if not shared:
         return None
     strata = {
-        name: {task: np.array([one[name] for one in several]) / units[task] for task, several in judged.items()}
+        name: {
+            task: np.array([_gained(one, name) for one in several]) / units[task] for task, several in judged.items()
+        }
         for name in shared
     }
     first = strata[next((name for name in shared if name != RANDOM), shared[0])]
@@ -122,22 +126,29 @@ def planners_overall(runs: Mapping[str, Sequence[RunResult]], units: Mapping[str
     return PlannersOverall(scores, known, [name for name in names if name not in shared])
 
 
-def _judged(runs: Sequence[RunResult]) -> list[dict[str, float]]:
-    """Return the mean gain by planner of each run that was judged when most were, at the last such step."""
+def _judged(runs: Sequence[RunResult]) -> list[Mapping[str, Swapped]]:
+    """Return, of each run that was judged when most were, at the last such step, what is comparable there."""
     steps = Counter(step for run in runs for step in run.swapped)
     last = max(steps, key=lambda step: (steps[step], step), default=0)
-    found = [_mean_gains(run.swapped[last]) for run in runs if last in run.swapped]
-    return [gains for gains in found if gains]
+    found = [_comparable(run.swapped[last]) for run in runs if last in run.swapped]
+    return [judged for judged in found if len(judged) > 1]
 
 
-def _mean_gains(judged: Mapping[str, Swapped]) -> dict[str, float]:
-    """Return by planner the mean gain over the bare actor, of those that have episodes which were cut in neither."""
+def _comparable(judged: Mapping[str, Swapped]) -> Mapping[str, Swapped]:
+    """Return the bare actor and the planners that have an episode which was cut in neither."""
     bare = judged.get(BARE_POLICY)
     if bare is None:
         return {}
-    rivals = {name: one.returns for name, one in judged.items() if name != BARE_POLICY}
-    gains = {name: returns - bare.returns for name, returns in rivals.items() if len(returns) == len(bare.returns)}
-    return {name: float(np.nanmean(gain)) for name, gain in gains.items() if np.isfinite(gain).any()}
+    return {
+        name: one
+        for name, one in judged.items()
+        if len(one.returns) == len(bare.returns) and np.isfinite(one.returns - bare.returns).any()
+    }
+
+
+def _gained(judged: Mapping[str, Swapped], name: str) -> float:
+    """Return the mean gain over the bare actor."""
+    return float(np.nanmean(judged[name].returns - judged[BARE_POLICY].returns))
 
 
 def planner_worth(task: str, cell: Cell) -> Table | None:
@@ -174,12 +185,16 @@ def _bare(runs: Sequence[RunResult], step: int) -> str:
 
 
 def _gain(runs: Sequence[RunResult], step: int, name: str) -> str:
+    judged = [run.swapped[step].get(name) for run in runs]
+    if not all(one is not None and judged[0] is not None and one.is_like(judged[0]) for one in judged):
+        return "not comparable"  # by other planners, in other episodes, or with another effort
     try:
         gains = _returns(runs, step, name) - _returns(runs, step, BARE_POLICY)
-    except (KeyError, ValueError):  # another version judged other planners, or other episodes
+    except (KeyError, ValueError):  # nor with the bare actor
         return "not comparable"
     return str(crossed_mean(gains)) if np.isfinite(gains).all() else "cut episodes"
 
 
 def _decision(runs: Sequence[RunResult], step: int, name: str) -> str:
-    return number(float(np.mean([run.swapped[step][name].decision_ms for run in runs if name in run.swapped[step]])))
+    known = [run.swapped[step][name].decision_ms for run in runs if name in run.swapped[step]]
+    return number(float(np.mean(known))) if known else ""

@@ -31,10 +31,17 @@ class Swapped:
     Attributes:
         returns: (E,), NaN for an episode that was cut as faulty.
         decision_ms: wall time per decision, all episodes decided at once.
+        effort: evaluations a decision that were allowed, and planned steps, if the agent's own were not; nothing where
+            it was judged while learning, which all are alike.
     """
 
     returns: Array
     decision_ms: float
+    effort: tuple[int | None, ...] = ()
+
+    def is_like(self, other: Swapped) -> bool:
+        """Whether both acted with the same effort, and in as many episodes."""
+        return (self.effort, len(self.returns)) == (other.effort, len(other.returns))
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Swapped:
@@ -42,10 +49,10 @@ class Swapped:
         return cls(_column([{"return": value} for value in record["returns"]], "return"), float(record["decision_ms"]))
 
     @classmethod
-    def of_evaluation(cls, record: Mapping[str, Any]) -> Swapped:
+    def of_evaluation(cls, record: Mapping[str, Any], effort: tuple[int | None, ...]) -> Swapped:
         """Return what an evaluation wrote, in which a cut episode still has what it returned until then."""
         returns = np.where(np.asarray(record["faulty"], np.bool_), np.nan, np.asarray(record["returns"], np.float64))
-        return cls(returns, float(record["decision_ms"]))
+        return cls(returns, float(record["decision_ms"]), effort)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +113,17 @@ class RunResult:
         That is what they are called, their settings, and, where they were not given a name of their own, what they knew
         before they began.
         """
+        return json.dumps([self.settings.name, self.agent_settings | self._began_from], sort_keys=True)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The settings that were asked for, without the defaults, and what the agent knew; see :attr:`variant`."""
+        return self.settings.agent_settings | self._began_from
+
+    @property
+    def _began_from(self) -> dict[str, str]:
         sources = () if self.settings.label else ("store", "world_model")
-        known = {name: Path(folder).name for name in sources if (folder := getattr(self.settings, name))}
-        return json.dumps([self.settings.name, self.agent_settings | known], sort_keys=True)
+        return {name: Path(folder).name for name in sources if (folder := getattr(self.settings, name))}
 
     @property
     def name(self) -> str:
@@ -197,7 +212,8 @@ def _swapped_afterwards(
             return {}
         step = kept["steps"] if "steps" in kept else judged[-1]["step"]  # files that do not say are older
         rows = [(str(row["planner"]), row["evaluation"]) for row in kept["rows"]]
-        known = {name: Swapped.of_evaluation(evaluation) for name, evaluation in rows if evaluation is not None}
+        effort = kept["budget"], kept.get("horizon")
+        known = {name: Swapped.of_evaluation(found, effort) for name, found in rows if found is not None}
         return {int(step): known}
     except (CheckpointError, LookupError, TypeError, ValueError):
         return {}  # none, or written by hand or by another version: the curve does not depend on it

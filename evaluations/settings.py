@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..core.errors import RunFolderError, SettingsError
+from ..core.files import as_json
 from ..core.runs import Run, Status
 from ..core.settings import Range, Settings
 
@@ -81,7 +81,8 @@ class TrainSettings(Settings):
         if longer.steps <= self.steps or shared != self.milestones:
             return False
         planners_at = tuple(step for step in longer.planners_at if step <= self.steps)
-        return self == longer.replace(steps=self.steps, evaluations=self.evaluations, planners_at=planners_at)
+        begun = longer.replace(steps=self.steps, evaluations=self.evaluations, planners_at=planners_at)
+        return bool(as_json(self.to_dict()) == as_json(begun.to_dict()))
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def settings_of(run: Run) -> TrainSettings:
 
 def list_changes(before: TrainSettings, after: TrainSettings) -> dict[str, str]:
     """Return a phrase for each setting that differs, by its dotted name, such as ``agent_settings.model.hidden``."""
-    return differences(*(json.loads(json.dumps(settings.to_dict())) for settings in (before, after)))
+    return differences(*(as_json(settings.to_dict()) for settings in (before, after)))
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -183,10 +183,12 @@ class Summary:
     def planners(self) -> PlannersOverall | None:
         """What planners add over the runs of all agents; ``None`` where several tasks or agents were not judged so."""
         units = {task.task: task.unit for task in self.tasks if task.unit is not None}
-        counted = {task.task: [run for cell in task.cells for run in cell.counted] for task in self.tasks}
-        if sum(any(run.swapped for run in cell.counted) for task in self.tasks for cell in task.cells) < 2:
+        finished = {task.task: [cell for cell in task.cells if cell.finished] for task in self.tasks}
+        if sum(any(run.swapped for run in cell.counted) for cells in finished.values() for cell in cells) < 2:
             return None
-        return planners_overall(counted, units)
+        return planners_overall(
+            {task: [r for c in cells for r in c.counted] for task, cells in finished.items()}, units
+        )
 
     def tables(self) -> list[Table]:
         """Return for each task its scores, cost and planners, and what there is to say over all tasks and agents."""
@@ -282,7 +284,20 @@ def summarise(
         theirs = {one.agent: one for one in reversed(published) if task in one.returns}  # the first of each agent
         horizon = None if grid is None else float(grid[-1])
         tasks.append(TaskSummary(task, cells, horizon, reference, anchor, list(theirs.values())[::-1]))
-    return Summary(tasks, found)
+    return Summary(tasks, [*found, *_namesakes(tasks)])
+
+
+def _namesakes(tasks: Sequence[TaskSummary]) -> list[str]:
+    """Return a note for each name by which agents were asked for with other settings on another task."""
+    asked: dict[str, list[set[str]]] = {}
+    for cell in (cell for task in tasks for cell in task.cells):
+        asked.setdefault(cell.label, []).append({json.dumps(run.asked, sort_keys=True) for run in cell.runs})
+    return [
+        f"{label} was asked for with other settings, or began from something else, on another task: over all tasks it "
+        "is taken for one agent."
+        for label, of_tasks in asked.items()
+        if not set.intersection(*of_tasks)
+    ]
 
 
 def _grid(finished: Sequence[RunResult]) -> Array | None:

@@ -262,6 +262,12 @@ def test_odd_json_is_refused_in_archives_and_alone(tmp_path: Path, text: bytes) 
         read_json(tmp_path / "x.json")
 
 
+def test_json_holds_text_of_any_kind_paths_that_are_no_unicode_included(tmp_path: Path) -> None:
+    text = {"path": "/data/caf\udce9/Läufe/長い道"}
+    write_json(tmp_path / "x.json", text)
+    assert read_json(tmp_path / "x.json") == text
+
+
 def test_json_is_read_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "JSON_LIMIT_BYTES", 1_000)
     make_zip(tmp_path / "a.zip", [("x.json", json.dumps("x" * 2_000).encode())])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +99,9 @@ def test_a_store_takes_episodes_of_its_own_task_alone(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="not of Pendulum-v1"):
         collect(CollectSettings("Pendulum-v1", jobs=1), tmp_path)
     assert EpisodeStore.open(tmp_path).episodes == 5
+    hopper = CollectSettings("Hopper-v5", "random", 1, jobs=1, max_steps=3, env={"healthy_z_range": (0.6, 9.0)})
+    for _ in range(2):  # though JSON makes a list of it
+        collect(hopper, tmp_path / "hopper")
 
 
 def test_a_folder_that_is_something_else_is_refused(tmp_path: Path) -> None:
@@ -123,6 +131,55 @@ def test_a_signal_ends_it_and_what_was_recorded_stays(tmp_path: Path) -> None:
     collect(WALKS.replace(episodes=100 - told.added), tmp_path / "store")
     collect(WALKS.replace(episodes=100), tmp_path / "once")
     assert same(tmp_path / "store", tmp_path / "once")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_ends_it_as_well(tmp_path: Path, number: signal.Signals) -> None:
+    process = playing(tmp_path)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, (out, err)
+    assert "died" not in err
+    assert EpisodeStore.open(tmp_path / "store").episodes > 0
+
+
+def test_players_end_with_whom_they_play_for(tmp_path: Path) -> None:
+    process = playing(tmp_path)
+    players = children(process.pid)
+    assert players
+    process.kill()
+    process.communicate(timeout=60)
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in players) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in players if Path(f"/proc/{pid}").exists()]
+
+
+def playing(folder: Path) -> subprocess.Popen[str]:
+    """Return a command with two players in a process group of its own, once it has recorded something."""
+    command = [sys.executable, "-m", "forethought", "collect", "two-room", "--policy", "random", "--episodes", "100000"]
+    process = subprocess.Popen(
+        [*command, "--jobs", "2", "--out", str(folder / "store")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        with suppress(OSError, ValueError):
+            if json.loads((folder / "store" / "store.json").read_text())["episodes"]:
+                return process
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+def children(parent: int) -> list[int]:
+    listed = Path(f"/proc/{parent}/task/{parent}/children")
+    if not listed.exists():
+        pytest.skip("this system does not tell which processes a process has begun")
+    return [int(pid) for pid in listed.read_text().split()]
 
 
 def test_a_full_disk_ends_it_and_what_was_recorded_stays(

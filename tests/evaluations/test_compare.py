@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from forethought.cli.main import main
-from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError
+from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError, WriteError
 from forethought.core.runs import Run
 from forethought.evaluations import jobs
 from forethought.evaluations.compare import CompareSettings, compare
@@ -135,6 +135,16 @@ def test_a_crashed_run_costs_only_itself_and_is_reported_with_its_log(scripted):
     assert "seed 0: failed (ValueError: wrong turn; see" in notes
     assert "seed 2: failed (killed by SIGKILL; see" in notes
     assert "log.txt" in notes
+
+
+def test_a_run_whose_end_cannot_be_noted_costs_only_itself(scripted, monkeypatch):
+    def full(run, *arguments):
+        raise WriteError("no room.")
+
+    monkeypatch.setattr("forethought.core.runs.Run.set_status", full)  # here; the runs are processes of their own
+    seen = []
+    compare(settings(["kill", "good"], seeds=2), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "failed", 1: "finished"}
 
 
 def test_a_run_that_left_no_checkpoint_begins_again_and_what_it_left_is_kept_aside(scripted):
@@ -293,6 +303,8 @@ def test_a_part_of_the_steps_keeps_where_it_is_judged():
     assert part.runs()[0].is_beginning_of(whole.runs()[0])
     assert not whole.runs()[0].is_beginning_of(part.runs()[0])
     assert not part.replace(episodes=3).runs()[0].is_beginning_of(whole.runs()[0])
+    odd = whole.replace(evaluations=3, planners_at=())  # after 34, 67 and 100 steps, of which only the last is even
+    assert odd.up_to(100) == odd
     for steps in (55, 110):
         with pytest.raises(SettingsError, match="judged every 10 steps, up to 100"):
             whole.up_to(steps)

@@ -35,7 +35,7 @@ def test_what_each_planner_adds_is_told_by_steps_over_seeds(make_run, tmp_path):
     assert len(summary_of(tmp_path).tasks[0].tables()) == 1
 
 
-def judge(folder, seed=0, task=None, steps=None, faulty=(), **means):
+def judge(folder, seed=0, task=None, steps=None, faulty=(), budget=64, horizon=None, **means):
     """Write what ``forethought evaluate RUN --planners`` leaves in a run's folder."""
     cut = np.isin(np.arange(3), faulty)
 
@@ -46,7 +46,8 @@ def judge(folder, seed=0, task=None, steps=None, faulty=(), **means):
 
     rows = [PlannerRow(name, evaluation(mean)) for name, mean in means.items()]
     rows.append(PlannerRow("not for these actions", None))
-    PlannerTable(task or read_run(folder).settings.task, rows, 3, seed, 64, steps).save(folder / "planners.json")
+    table = PlannerTable(task or read_run(folder).settings.task, rows, 3, seed, budget, horizon, steps)
+    table.save(folder / "planners.json")
 
 
 def test_planners_judged_after_training_count_at_the_last_step(make_run, tmp_path):
@@ -124,9 +125,38 @@ def test_planners_by_which_only_some_were_judged_are_named_and_not_averaged(make
     judge(make_run("stop", 0), policy=1.0, icem=2.0)
     overall = summary_of(tmp_path).planners
     assert list(overall.scores) == ["icem"]
-    assert "Only some were judged by cem." in overall.table().notes[0]
+    assert "Not all were judged alike by cem." in overall.table().notes[0]
     judge(tmp_path / "Task-v0/jepa/seed_0", policy=1.0, cem=3.0)
     assert summary_of(tmp_path).planners is None  # the two have none in common
+
+
+@pytest.mark.parametrize("other", [{"budget": 300}, {"horizon": 5}])
+def test_runs_judged_with_other_efforts_are_not_averaged(make_run, tmp_path, other):
+    for agent, seed in (("jepa", 0), ("jepa", 1), ("stop", 0)):
+        judge(make_run(agent, seed), policy=1.0, icem=2.0, cem=3.0)
+    assert list(summary_of(tmp_path).planners.scores) == ["icem", "cem"]
+    judge(tmp_path / "Task-v0/jepa/seed_1", policy=1.0, icem=12.0, **other)
+    summary = summary_of(tmp_path)
+    assert summary.planners is None
+    assert summary.tasks[0].tables()[-2].rows == [["icem", "not comparable", "2.00"], ["cem", "not comparable", "2.00"]]
+
+
+def test_unfinished_runs_do_not_count_for_planners_either(make_run, tmp_path):
+    for agent in ("jepa", "stop"):
+        judge(make_run(agent, 0), policy=1.0, icem=2.0)
+    judge(make_run("broken", 0, status="failed"), policy=60.0, icem=2.0)
+    overall = summary_of(tmp_path).planners
+    assert overall.judged == {"Task-v0": (2, 2)}
+    assert overall.scores["icem"].gain.value > 0
+
+
+def test_a_planner_that_judged_no_run_at_the_last_step_has_no_time_either(make_run, tmp_path):
+    with Run.open(make_run("jepa", 0)) as run:
+        run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, cem=12.0), 500)
+        run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, icem=12.0), 600)
+        run.set_status("finished")
+    [_, table] = summary_of(tmp_path).tasks[0].tables()
+    assert table.rows == [["cem", "2.00 [2.00, 2.00]", "not comparable", ""]]
 
 
 def test_one_agent_on_one_task_is_told_by_its_own_table_alone(make_run, tmp_path):

@@ -263,6 +263,14 @@ def test_what_planning_adds_is_normalised_like_the_scores(make_run, tmp_path):
     assert summary.tasks[1].cells[0].to_dict()["planning_gains"] == pytest.approx([200.0, -100.0])
 
 
+def test_one_name_for_agents_of_other_settings_on_other_tasks_is_told_of(make_run, tmp_path):
+    for task, hidden in (("A-v0", 64), ("B-v0", 512)):
+        make_run("jepa", 0, [10.0] * 3, task, agent_settings={"hidden": hidden})
+        make_run("sac", 0, [5.0] * 3, task)
+    [note] = [note for note in summary_of(tmp_path).notes if "taken for one agent" in note]
+    assert note.startswith("jepa was asked for with other settings")
+
+
 def test_no_normalised_score_where_random_is_not_beaten(make_run, tmp_path):
     for task in ("A-v0", "B-v0"):
         make_run("jepa", 0, (1.0, 1.0, 1.0), task, random=2.0)

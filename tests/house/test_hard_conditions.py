@@ -45,6 +45,9 @@ def test_a_run_may_live_in_a_folder_of_any_name_and_behind_a_link(forethought, t
 def test_a_name_that_no_folder_can_have_is_refused_before_training(forethought, tmp_path, quick):
     outcome = forethought("train", "Pendulum-v1", "--out", tmp_path / ("r" * 300), *quick)
     assert outcome.is_one_sentence_about("Could not make the run folder", "too long"), outcome
+    outcome = forethought("train", "Pendulum-v1", "--out", tmp_path / "caf\udce9", *quick)
+    assert outcome.is_one_sentence_about("caf\\udce9' is no Unicode text"), outcome
+    assert not list(tmp_path.iterdir())
 
 
 @contextmanager

@@ -113,5 +113,7 @@ def _by_agent(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
         place = settings
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {text!r} is about part of {parent}, which another --set gives as a whole.")
         place[name] = value
     return settings

@@ -141,7 +141,7 @@ def refuse(options: EvaluateOptions, given: Sequence[str], why: str) -> None:
 
 
 def _require_budget(options: EvaluateOptions) -> None:
-    if not options.budget.isdigit() or int(options.budget) < 1:
+    if not options.budget.isdecimal() or int(options.budget) < 1:
         raise SettingsError(f"--budget {options.budget!r} is not a whole number of at least 1.")
 
 

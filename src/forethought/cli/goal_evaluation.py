@@ -102,6 +102,6 @@ def _models(options: EvaluateOptions, timed: bool) -> tuple[list[GoalModel], str
 
 
 def _number(text: str, option: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise SettingsError(f"{option} {text!r} is not a whole number.")
     return int(text)

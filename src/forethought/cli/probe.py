@@ -27,7 +27,7 @@ class ProbeOptions(Settings):
     are written into the run's folder; the world model stays as it is.
     """
 
-    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")] = Path()
+    run: Annotated[Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """Run folder of forethought train or pretrain."""
     quantities: str | None = None
     """Quantities by name, such as x_velocity,torso_height; by default all that the task has."""
@@ -50,10 +50,10 @@ class ProbeOptions(Settings):
 def run(arguments: Sequence[str]) -> int:
     """Probe."""
     options = parse(ProbeOptions, "probe", arguments)
-    if options.run == Path():
+    if options.run is None:
         raise SettingsError("Which run? Such as: forethought probe runs/HalfCheetah-v5-jepa-0.")
     depths = names(options.depths, "--depths")
-    if not all(depth.isdigit() for depth in depths):
+    if not all(depth.isdecimal() for depth in depths):
         raise SettingsError(f"--depths {options.depths!r} must be whole numbers of steps, such as 1,5,10.")
     quantities = () if options.quantities is None else tuple(names(options.quantities, "--quantities"))
 

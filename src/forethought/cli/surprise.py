@@ -29,7 +29,7 @@ class SurpriseOptions(Settings):
     What is known is kept in the run's folder, cell by cell: the same command goes on where it was broken off.
     """
 
-    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")] = Path()
+    run: Annotated[Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """Run folder of forethought train or pretrain."""
     perturbations: str | None = None
     """By name, such as teleport,actuator_dead; by default all that the task can have."""
@@ -66,7 +66,7 @@ class SurpriseOptions(Settings):
 def run(arguments: Sequence[str]) -> int:
     """Measure."""
     options = parse(SurpriseOptions, "surprise", arguments)
-    if options.run == Path():
+    if options.run is None:
         raise SettingsError("Which run? Such as: forethought surprise runs/HalfCheetah-v5-jepa-0.")
     from ..core.files import write_atomically
     from ..evaluations.plots import to_png

@@ -26,7 +26,7 @@ class TimeToGoalOptions(TimeToGoalSettings):
     the world model stays as it is.
     """
 
-    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")] = Path()
+    run: Annotated[Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
     """Run folder of forethought pretrain."""
 
 
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     import time
 
     options = parse(TimeToGoalOptions, "time-to-goal", arguments)
-    if options.run == Path():
+    if options.run is None:
         raise SettingsError("Which run? Such as: forethought time-to-goal runs/two-room-pretrained-0.")
     settings = TimeToGoalSettings(**{name: getattr(options, name) for name in field_names(TimeToGoalSettings)})
     from ..evaluations.settings import Progress

@@ -149,7 +149,7 @@ def _refuse_changes(options: TrainWithSettings[Any] | TrainWithKeywords) -> None
 
 def _mention_late_learning(settings: TrainSettings) -> None:
     starts = settings.agent_settings.get("learning_starts", 0)
-    if settings.steps < starts:
+    if isinstance(starts, int) and settings.steps < starts:  # what is no number, the agent refuses
         warnings.warn(
             f"learning starts after {starts:,} steps, so these {settings.steps:,} gather experience and nothing is "
             "learned: give more --steps, or fewer --learning-starts.",

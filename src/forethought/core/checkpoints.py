@@ -170,4 +170,4 @@ def _segment_name(first: int, last: int) -> str:
 
 def _step(checkpoint: Path) -> int:
     number = checkpoint.stem.removeprefix("step_")
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdecimal() else -1

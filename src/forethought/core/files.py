@@ -275,8 +275,13 @@ def _refuse(source: Path, reason: str) -> NoReturn:
     raise CheckpointError(f"{source} {reason}.")
 
 
+def as_json(value: Any) -> Any:
+    """Return what becomes of ``value`` in a JSON file: tuples are lists there."""
+    return json.loads(json.dumps(value))
+
+
 def _encode_json(value: Any, indent: int | None = None) -> bytes:
-    return (json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()  # in ASCII: paths may be no Unicode
 
 
 def _decode_json(data: bytes) -> Any:

@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from .errors import RunFolderError
+from .errors import RunFolderError, WriteError
 
 
 class FolderLock:
@@ -18,6 +18,7 @@ class FolderLock:
 
     Raises:
         RunFolderError: where another process (or another part of this one) holds it, or the folder is read-only.
+        WriteError: where there is no room to note who holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,7 +39,11 @@ class FolderLock:
                 f"{folder} is in use by {holder or 'another process'}: wait for it, stop it, or choose another "
                 f"folder. If that process is gone, delete {path}."
             )
-        self._write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        try:
+            self._write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        except OSError as error:
+            os.close(self._file)
+            raise WriteError(f"{path} could not be written: {error.strerror}.") from error
 
     def release(self) -> None:
         """Give the lock back."""

@@ -114,6 +114,8 @@ def import_registrations(module: str, name: str) -> None:
     Raises:
         UnknownNameError: where there is no such module.
     """
+    if not module or module.startswith("."):
+        raise UnknownNameError(f"{name!r} needs the name of a module before its colon, such as my_module:my_name.")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
     try:

@@ -86,6 +86,10 @@ class Run:
         """
         folder = Path(folder)
         try:
+            os.path.abspath(folder).encode()
+        except UnicodeEncodeError:
+            raise RunFolderError(f"The path {str(folder)!a} is no Unicode text, which TensorBoard needs.") from None
+        try:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"Could not make the run folder {folder}: {error.strerror}.") from error
@@ -94,8 +98,7 @@ class Run:
             begun = (folder / "metrics.jsonl").exists() or any((folder / "checkpoints").iterdir())
             if begun or holds_run(folder):  # a beginning that was cut off left neither
                 raise RunFolderError(
-                    f"{folder} holds a run already: go on with it (forethought train --resume), choose another folder, "
-                    "or delete it."
+                    f"{folder} holds a run already: go on with it (--resume), choose another folder, or delete it."
                 )
             manifest: dict[str, Any] = {"kind": kind, "status": "running", "reason": None, "starts": [], "digests": {}}
             run = cls(folder, dict(config), manifest)
