@@ -207,13 +207,13 @@ def summarise_folders(
     order = [name for one in known for name in one["agents"]]
     given = dict(anchors or {})
     _check_anchors(given, list(dict.fromkeys(run.settings.task for run in runs)))
-    one = dict(given)
+    counted = dict(given)
     differing = []
-    for task, value in (pair for noted in known for pair in noted["anchors"].items() if pair[0] not in given):
-        if one.setdefault(task, value) != value:
-            differing.append(f"{task}: comparisons differ in the anchor; {one[task]:,g} counts, not {value:,g}.")
-    published = [other for noted in known for other in noted["published"]]
-    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), one, published)
+    for task, value in (pair for one in known for pair in one["anchors"].items() if pair[0] not in given):
+        if counted.setdefault(task, value) != value:
+            differing.append(f"{task}: comparisons differ in the anchor; {counted[task]:,g} counts, not {value:,g}.")
+    published = [one for noted in known for one in noted["published"]]
+    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), counted, published)
 
 
 def _check_anchors(anchors: Mapping[str, float], tasks: Sequence[str]) -> None:

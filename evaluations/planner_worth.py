@@ -101,9 +101,7 @@ def planners_overall(runs: Mapping[str, Sequence[RunResult]], units: Mapping[str
     judged = {task: several for task, several in found.items() if several}
     every = [one for several in judged.values() for one in several]
     names = [name for name in dict.fromkeys(name for one in every for name in one) if name != BARE_POLICY]
-    shared = [
-        name for name in names if all(name in one and one[name].is_like(every[0].get(name, one[name])) for one in every)
-    ]
+    shared = [name for name in names if _are_alike(every, name)]
     if not shared:
         return None
     strata = {
@@ -132,6 +130,11 @@ def _judged(runs: Sequence[RunResult]) -> list[Mapping[str, Swapped]]:
     last = max(steps, key=lambda step: (steps[step], step), default=0)
     found = [_comparable(run.swapped[last]) for run in runs if last in run.swapped]
     return [judged for judged in found if len(judged) > 1]
+
+
+def _are_alike(judged: Sequence[Mapping[str, Swapped]], name: str) -> bool:
+    """Whether all were judged by the planner ``name``, with the same effort and in as many episodes."""
+    return all(name in one for one in judged) and all(one[name].is_like(judged[0][name]) for one in judged)
 
 
 def _comparable(judged: Mapping[str, Swapped]) -> Mapping[str, Swapped]:
@@ -185,13 +188,10 @@ def _bare(runs: Sequence[RunResult], step: int) -> str:
 
 
 def _gain(runs: Sequence[RunResult], step: int, name: str) -> str:
-    judged = [run.swapped[step].get(name) for run in runs]
-    if not all(one is not None and judged[0] is not None and one.is_like(judged[0]) for one in judged):
-        return "not comparable"  # by other planners, in other episodes, or with another effort
-    try:
-        gains = _returns(runs, step, name) - _returns(runs, step, BARE_POLICY)
-    except (KeyError, ValueError):  # nor with the bare actor
+    judged = [run.swapped[step] for run in runs]
+    if not all(_are_alike(judged, one) for one in (name, BARE_POLICY)):
         return "not comparable"
+    gains = _returns(runs, step, name) - _returns(runs, step, BARE_POLICY)
     return str(crossed_mean(gains)) if np.isfinite(gains).all() else "cut episodes"
 
 

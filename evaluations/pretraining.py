@@ -178,7 +178,7 @@ def begin_training(settings: PretrainSettings, ranks: Ranks = ALONE, store: Epis
     Raises:
         ForethoughtError: for a store, preset or setting that does not exist or does not fit.
     """
-    store = store or EpisodeStore.open(settings.store, read_only=True)
+    store = EpisodeStore.open(settings.store, read_only=True) if store is None else store
     given = PretrainingSettings.fitting(store.observation_shape, settings.model).to_dict()
     asked = PretrainingSettings.from_dict(merged(given, settings.training))
     return Pretraining(store, asked, settings.seed, settings.device, ranks)
@@ -223,8 +223,12 @@ class _Session:
             training.restore(checkpoint)
             spent = checkpoint.documents["run"]
             run.rewind_metrics(training.updates)
-        run.note(device=str(training.device), ranks=training.ranks.count, episodes_too_short=training.short)
-        run.note(learned_from=identity_of(training.store))
+        run.note(
+            device=str(training.device),
+            ranks=training.ranks.count,
+            episodes_too_short=training.short,
+            learned_from=identity_of(training.store),
+        )
         self._writer = MetricsWriter(run)
         board: KVWriter = DispensableWriter(TensorBoardOutputFormat(str(run.folder / "tensorboard")))
         self._logger = Logger(None, [board, self._writer])
