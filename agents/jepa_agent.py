@@ -311,8 +311,7 @@ class JEPAAgent(SB3Surface):
     def set_store(self, store: EpisodeStore | str | os.PathLike[str] | None) -> None:
         """Learn from these recorded episodes too from now on, as they are now; ``None`` for none.
 
-        They are only read. An agent that has seen nothing yet takes the statistics of observations and actions from
-        them.
+        They are only read. An agent that has seen nothing yet takes the statistics of what it sees and does from them.
 
         Raises:
             CheckpointError: there is no store, or it is damaged.
@@ -323,9 +322,8 @@ class JEPAAgent(SB3Surface):
             recordings.require_spaces(self.observation_codec, self.action_codec)
             if self.settings.recorded_rewards:
                 recordings.require_task(self._env_source)
-            seen = getattr(self.model.normalizer, "count", None)  # which a fixed normaliser does not count
-            known = self._pretrained or bool(self.learner.optimization.updates) if seen is None else bool(float(seen))
-            if not known:
+            learned = self._pretrained or self.learner.optimization.updates  # a fixed normaliser does not count
+            if not float(getattr(self.model.normalizer, "count", learned)):
                 take_statistics(self.model, recordings.store, np.ones(recordings.rows, bool))
         self.recordings = recordings
         self.learned_from = None if recordings is None else recordings.identity()

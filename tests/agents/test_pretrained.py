@@ -156,6 +156,9 @@ def test_images_and_blocks_of_actions_are_gone_on_with():
     with pytest.raises(SettingsError, match=r"transformer.depth = 2 contradicts"):
         JEPAAgent(make, world_model=model, model={"transformer": {"depth": 2, "dropout": 0.0}}, **AGENT)
     JEPAAgent(make, world_model=model, model={"transformer": {"dropout": 0.0}}, **AGENT)
+    fixed = IMAGE_MODEL | {"vision": IMAGE_MODEL["vision"] | {"normalize": "imagenet"}, "heads": True}
+    fresh = JEPAAgent(make, store=store, model=fixed, **AGENT)  # whose normaliser counts nothing
+    assert fresh.model.predictor.action_encoder.mean.abs().max() > 0
 
 
 @pytest.mark.parametrize("rewarded", [True, False])
