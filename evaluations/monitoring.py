@@ -89,9 +89,9 @@ def film_surprise(
     try:
         prepare_rendering(env)
         rate = float(env.metadata.get("render_fps") or 30)
-        kind = perturbed_by(perturbation, env)
-        seeds = subject.seeds("film", seed, range(1))
-        [nominal] = subject.watch(*seeds)
+        kind = perturbed_by(perturbation, env)  # a misspelt one fails before any work
+        [world], [drawn] = subject.seeds("film", seed, range(1))
+        [nominal] = subject.watch([world], [drawn])
         lasts = 0 if nominal is None else len(nominal.episode.actions)
         scale = None
         if kind.needs_scale:
@@ -104,8 +104,8 @@ def film_surprise(
         watched = SurpriseWrapper(perturbed, monitor or _monitor_of(subject, episodes or EPISODES, 1.0, keeps))
         recorder = VideoRecorder(Path(video), rate)
         actor = max(subject.policies, key=lambda owned: owned[1])[0]
-        observation, info = watched.reset(seed=seeds[0][0])
-        actor.begin(watched, [seeds[1][0]])
+        observation, info = watched.reset(seed=world)
+        actor.begin(watched, [drawn])
         done = False
         while not done:
             recorder.capture(watched)
