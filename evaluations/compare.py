@@ -16,7 +16,7 @@ from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .published import Published
 from .results import read_results
-from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line
+from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line, resolved_settings
 from .stage import isolated_generators
 from .summary import Summary, summarise
 
@@ -156,15 +156,24 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
 
     Raises:
         ForethoughtError: a task, agent or setting that does not exist or does not fit, before any run is begun; a
-            folder that holds runs with other settings.
+            folder that holds runs with other settings, given or by default.
         KeyboardInterrupt: Ctrl-C; the runs in progress have saved what they have.
     """
     root = Path(folder)
     jobs = [Job(run, folder_of(root, run)) for run in settings.runs()]
+    built: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def settings_today(run: TrainSettings) -> dict[str, Any]:
+        key = run.task, run.name
+        if key not in built:
+            built[key] = _built_settings(run)
+        return built[key]
+
     for job in jobs:
-        job.prepare()
+        job.prepare(settings_today)
     waiting = [job.settings for job in jobs if job.state == "waiting"]
-    _check(waiting)
+    for run in waiting:  # so that what cannot work is refused before hours of work
+        settings_today(run)
     before = read_comparison(root)
     order = list(dict.fromkeys([*before["agents"], *settings.agents]))
     command = command_line() if waiting else before.get("command", command_line())
@@ -224,13 +233,13 @@ def _check_anchors(anchors: Mapping[str, float], tasks: Sequence[str]) -> None:
             raise SettingsError(f"The anchor of {task} must be a finite return, not {value}.")
 
 
-def _check(runs: Sequence[TrainSettings]) -> None:
-    """Build each agent once on each task, so that what cannot work is refused before hours of work."""
+def _built_settings(run: TrainSettings) -> dict[str, Any]:
+    """Build the agent and return all settings that it would work with; see :func:`~forethought.make_agent`."""
     from ..agents import make_agent
 
     with isolated_generators(0):  # SB3's models seed the global ones
-        for run in {(run.task, run.name): run for run in runs}.values():
-            make_agent(run.agent, run.task, seed=run.seed, device=run.device, **run.agent_settings)
+        agent = make_agent(run.agent, run.task, seed=run.seed, device=run.device, **run.agent_settings)
+        return resolved_settings(agent)
 
 
 def read_comparison(root: Path) -> dict[str, Any]:

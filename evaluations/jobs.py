@@ -11,17 +11,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from ..core.errors import ForethoughtError, RunFolderError
+from ..core.files import as_json
 from ..core.locks import FolderLock
 from ..core.runs import Run, holds_run
-from .settings import TrainSettings, list_changes, settings_of
+from .results import noted_settings
+from .settings import TrainSettings, differences, list_changes, settings_of
 
 WORKER = "forethought.evaluations.worker"
 LOG_FILE = "log.txt"
@@ -65,10 +67,15 @@ class Job:
         """Whether its process was started."""
         return self._process is not None
 
-    def prepare(self) -> None:
+    def prepare(self, built: Callable[[TrainSettings], Mapping[str, Any]]) -> None:
         """Find out what an earlier call left, and change nothing: no run, a finished one, or one to go on with.
 
         A longer run that is judged at the same steps will do, once it has come to its own end; a shorter one goes on.
+        The agent has to be the same with all its settings, however they were asked for: one whose defaults have changed
+        is another. Where it cannot be built any more, what was asked for decides.
+
+        Args:
+            built: to all settings that an agent would work with today, defaults included.
 
         Raises:
             RunFolderError: the folder holds a run with other settings, or one that another process is working on.
@@ -76,14 +83,23 @@ class Job:
         if not holds_run(self.folder):
             return
         run = Run.open(self.folder)
-        kept = settings_of(run)
+        kept, changes, since = settings_of(run), {}, ""
+        if "agent_settings" in run.manifest and kept.agent == self.settings.agent:
+            with suppress(ForethoughtError):
+                today = as_json(built(self.settings))
+                changes = differences(as_json(noted_settings(kept, run.manifest)), today, "agent_settings.")
+                if changes and self.settings.agent_settings == kept.agent_settings:
+                    since = ", because defaults have changed since"
+                self.settings = self.settings.replace(agent_settings=kept.agent_settings)
         if self.settings.is_beginning_of(kept):
             self.settings = kept
         self._extends = kept.is_beginning_of(self.settings)
-        if not self._extends and (changes := list_changes(kept, self.settings).values()):
+        if not self._extends:
+            changes |= list_changes(kept, self.settings)
+        if changes:
             raise RunFolderError(
-                f"{self.folder} holds a run with other settings ({'; '.join(changes)}): choose another folder, or "
-                "these settings."
+                f"{self.folder} holds a run with other settings{since} ({'; '.join(changes.values())}): choose another "
+                "folder, or these settings."
             )
         if run.status == "finished" and not self._extends:
             self.state = "skipped"

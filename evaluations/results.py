@@ -16,6 +16,7 @@ from ..agents.registry import agents
 from ..core.errors import CheckpointError, ForethoughtError, RunFolderError, SettingsError
 from ..core.files import damage_reported, read_json
 from ..core.runs import Run, Status
+from ..core.settings import merged
 from .settings import TrainSettings, settings_of
 
 Array = NDArray[np.float64]
@@ -92,19 +93,8 @@ class RunResult:
 
     @property
     def agent_settings(self) -> dict[str, Any]:
-        """All settings that the agent worked with, defaults included where the run has noted them.
-
-        Settings that the run is too old to know have their defaults, as when such a run goes on: otherwise each new
-        setting would make another agent of all that were measured before.
-        """
-        noted: dict[str, Any] = self.manifest.get("agent_settings", self.settings.agent_settings)
-        if "agent_settings" not in self.manifest or self.settings.agent not in agents:
-            return noted
-        known = getattr(agents.get(self.settings.agent), "Settings", None)
-        try:
-            return noted if known is None else dict(known.from_dict(noted).to_dict())
-        except SettingsError:  # settings that there are no more
-            return noted
+        """All settings that the agent worked with; see :func:`noted_settings`."""
+        return noted_settings(self.settings, self.manifest)
 
     @property
     def variant(self) -> str:
@@ -129,6 +119,29 @@ class RunResult:
     def name(self) -> str:
         """How notes call the run."""
         return f"{self.settings.name} on {self.settings.task}, seed {self.settings.seed}"
+
+
+def noted_settings(settings: TrainSettings, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings that a run's agent worked with, defaults included where the run has noted them.
+
+    Settings that the run is too old to know have their defaults, as when such a run goes on: otherwise each new setting
+    would make another agent of all that were measured before.
+
+    Args:
+        settings: what was asked for.
+        manifest: of the run.
+    """
+    noted: dict[str, Any] = manifest.get("agent_settings", settings.agent_settings)
+    name = settings.agent.rpartition(":")[2]  # of a module that is imported by now, or not for this
+    if "agent_settings" not in manifest or name not in agents:
+        return noted
+    known = getattr(agents.get(name), "Settings", None)
+    if known is None:
+        return noted
+    try:
+        return dict(known.from_dict(noted).to_dict())
+    except SettingsError:  # settings that there are no more
+        return merged(known().to_dict(), noted)
 
 
 def read_run(folder: str | os.PathLike[str]) -> RunResult:

@@ -150,6 +150,12 @@ def list_changes(before: TrainSettings, after: TrainSettings) -> dict[str, str]:
     return differences(*(as_json(settings.to_dict()) for settings in (before, after)))
 
 
+def resolved_settings(agent: Any) -> dict[str, Any]:
+    """Return all settings that an agent works with, defaults included."""
+    settings = getattr(agent, "settings", {})
+    return settings.to_dict() if isinstance(settings, Settings) else dict(settings)
+
+
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return a phrase for each value that differs between nested settings, by its dotted name."""
     found: dict[str, str] = {}

@@ -24,12 +24,19 @@ from ..core.errors import RunFolderError, SettingsError, UnknownNameError, Write
 from ..core.provenance import list_changes as list_other_conditions
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
-from ..core.settings import Settings
 from .clock import Clock
 from .evaluate import Evaluation, evaluate
 from .milestones import PROGRESS_EVERY_S, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import acts_bare, bare_policy, evaluate_planners
-from .settings import Progress, TrainingResult, TrainSettings, command_line, list_changes, settings_of
+from .settings import (
+    Progress,
+    TrainingResult,
+    TrainSettings,
+    command_line,
+    list_changes,
+    resolved_settings,
+    settings_of,
+)
 from .stage import limited_threads
 
 AGENT_FILE = "agent.zip"
@@ -155,7 +162,7 @@ class _Session:
         if (before := run.manifest.get("device", device)) != device:
             warnings.warn(f"{run.folder} goes on on {device}, and was on {before}: results may differ.", stacklevel=3)
             run.note(resume="inexact")
-        run.note(agent_settings=_resolved_settings(agent), device=device)
+        run.note(agent_settings=resolved_settings(agent), device=device)
         self._clock = Clock(spent.get("cpu_seconds", 0.0), spent.get("wall_seconds", 0.0))
         # Pace over the last minute or so, because the first steps, before learning starts, are far quicker.
         self._trail: deque[tuple[float, float]] = deque(maxlen=round(60 / PROGRESS_EVERY_S))
@@ -356,13 +363,7 @@ def _has_been_exact(run: Run) -> bool:
 
 def _compiles(agent: Any) -> bool:
     """Whether updates are compiled, after which no two processes need agree to the bit."""
-    return bool(_resolved_settings(agent).get("compute", {}).get("compile"))
-
-
-def _resolved_settings(agent: Any) -> dict[str, Any]:
-    """Return all settings that the agent works with, defaults included."""
-    settings = getattr(agent, "settings", {})
-    return settings.to_dict() if isinstance(settings, Settings) else dict(settings)
+    return bool(resolved_settings(agent).get("compute", {}).get("compile"))
 
 
 def _with_gaps(evaluation: Evaluation) -> np.ndarray:

@@ -19,7 +19,7 @@ from forethought.cli.main import main
 from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError, WriteError
 from forethought.core.runs import Run
 from forethought.evaluations import jobs
-from forethought.evaluations.compare import CompareSettings, compare
+from forethought.evaluations.compare import CompareSettings, _built_settings, compare
 from forethought.evaluations.jobs import Job, folder_of
 from forethought.evaluations.planner_table import evaluate_planners
 from forethought.evaluations.settings import TrainSettings
@@ -65,7 +65,7 @@ def scripted(monkeypatch, tmp_path):
     monkeypatch.setattr(jobs, "WORKER", "scripted_worker")
     monkeypatch.setattr(jobs, "POLL_S", 0.05)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sys.modules[compare.__module__], "_check", lambda runs: None)
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: run.agent_settings)
     return tmp_path / "root"
 
 
@@ -227,6 +227,45 @@ def test_other_settings_in_the_same_folder_are_refused_and_named(scripted):
         compare(settings(steps=60), scripted)
 
 
+def note_agent_settings(folder, **settings):
+    with Run.open(folder) as run:
+        run.note(agent_settings=settings)
+
+
+def test_an_agent_whose_defaults_have_changed_is_another(scripted, monkeypatch):
+    compare(settings(), scripted)
+    note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9, tau=0.1)
+    today = {"gamma": 0.99, "tau": 0.1}
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: today | run.agent_settings)
+    with pytest.raises(RunFolderError) as refusal:
+        compare(settings(seeds=2), scripted)
+    assert "other settings, because defaults have changed since (agent_settings.gamma was 0.9, is 0.99)" in str(
+        refusal.value
+    )
+    assert not (scripted / "Task-v0/sac/seed_1").exists()
+    seen = []
+    as_it_was = {"sac": {"gamma": 0.9}}
+    compare(settings(agent_settings=as_it_was), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped"}
+    with pytest.raises(RunFolderError, match=r"other settings \(agent_settings.tau was 0.1, is 0.2\)"):
+        compare(settings(agent_settings={"sac": {"gamma": 0.9, "tau": 0.2}}), scripted)
+
+
+def test_a_finished_run_of_an_agent_that_cannot_be_built_any_more_counts_as_it_was_asked_for(scripted, monkeypatch):
+    compare(settings(), scripted)
+    note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9)
+
+    def gone(run):
+        raise UnknownNameError("no such task")
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", gone)
+    seen = []
+    compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped"}
+    with pytest.raises(UnknownNameError):
+        compare(settings(seeds=2), scripted)
+
+
 def test_a_longer_run_that_is_judged_at_the_same_steps_will_do(scripted):
     compare(settings(), scripted)
     seen = []
@@ -261,7 +300,7 @@ def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_
     train(asked(180), tmp_path / "whole")
     train(asked(60), tmp_path / "part")
     job = Job(asked(180), tmp_path / "part")
-    job.prepare()
+    job.prepare(_built_settings)
     assert job.state == "waiting"
     assert Run.open(tmp_path / "part").status == "finished", "finding out changes nothing"
     starts = Run.open(tmp_path / "part").manifest["starts"]
@@ -317,7 +356,7 @@ def test_a_run_that_another_process_works_on_is_refused(scripted):
     run = Run.create(folder_of(scripted, asked), asked.to_dict())
     try:
         with pytest.raises(RunFolderError, match="in use"):
-            Job(asked, run.folder).prepare()
+            Job(asked, run.folder).prepare(_built_settings)
     finally:
         run.release()
 

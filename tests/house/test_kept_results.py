@@ -6,6 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forethought.evaluations.benchmark import available_benchmarks, read_benchmark
+from forethought.evaluations.compare import _built_settings
+from forethought.evaluations.jobs import Job, folder_of
+from forethought.evaluations.settings import TrainSettings
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -33,3 +41,18 @@ def test_no_folder_of_a_private_machine_is_named() -> None:
     private = re.compile(r"(?<![\w.-])/(root|work|home|tmp|mnt)/")
     named = [path for path in RESULTS.rglob("*.json*") if private.search(path.read_text())]
     assert named == []
+
+
+@pytest.mark.parametrize("name", available_benchmarks())
+def test_runs_kept_of_a_benchmark_are_what_it_asks_for_today(name: str) -> None:
+    """Whoever adds seeds to them gets the same agents, with the same defaults."""
+    built: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def settings_today(run: TrainSettings) -> dict[str, Any]:
+        key = run.task, run.name
+        if key not in built:
+            built[key] = _built_settings(run)
+        return built[key]
+
+    for run in read_benchmark(name).runs():
+        Job(run, folder_of(RESULTS / name.replace("-", "_"), run)).prepare(settings_today)
