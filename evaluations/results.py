@@ -116,6 +116,16 @@ class RunResult:
         return {name: Path(folder).name for name in sources if (folder := getattr(self.settings, name))}
 
     @property
+    def conditions(self) -> dict[str, frozenset[str]]:
+        """Versions of libraries and the processor that the run has seen, by name, as far as it has noted them."""
+        starts: list[dict[str, Any]] = self.manifest.get("starts", [])
+        known = [start.get("versions", {}) | {"processor": start.get("processor")} for start in starts]
+        return {
+            name: frozenset(str(found) for one in known if (found := one.get(name)) is not None)
+            for name in sorted({name for one in known for name in one})
+        }
+
+    @property
     def name(self) -> str:
         """How notes call the run."""
         return f"{self.settings.name} on {self.settings.task}, seed {self.settings.seed}"

@@ -20,6 +20,8 @@ from .tables import Table
 
 CPU_HOURS = (0.25, 0.5, 1.0, 2.0)
 """Of training, after which agents are compared beside the same steps."""
+TASK_LIBRARIES = ("gymnasium", "mujoco")
+"""Those that tasks are made of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,7 +286,7 @@ def summarise(
         theirs = {one.agent: one for one in reversed(published) if task in one.returns}  # the first of each agent
         horizon = None if grid is None else float(grid[-1])
         tasks.append(TaskSummary(task, cells, horizon, reference, anchor, list(theirs.values())[::-1]))
-    return Summary(tasks, [*found, *_namesakes(tasks)])
+    return Summary(tasks, [*found, *_conditions(runs), *_namesakes(tasks)])
 
 
 def _namesakes(tasks: Sequence[TaskSummary]) -> list[str]:
@@ -298,6 +300,24 @@ def _namesakes(tasks: Sequence[TaskSummary]) -> list[str]:
         for label, of_tasks in asked.items()
         if not set.intersection(*of_tasks)
     ]
+
+
+def _conditions(runs: Sequence[RunResult]) -> list[str]:
+    """Return a note for each thing beside the settings that was not the same for all finished runs."""
+    seen = [run.conditions for run in runs if run.status == "finished"]
+    notes = []
+    for name in sorted({name for one in seen for name in one}, key=lambda one: (one == "processor", one)):
+        used = sorted(frozenset().union(*(one.get(name, frozenset()) for one in seen)))
+        if len(used) < 2:
+            continue
+        if name == "processor":
+            notes.append(
+                f"The runs were not made on one kind of processor ({'; '.join(used)}): CPU times are no match."
+            )
+        else:
+            what = ": tasks may differ between them" if name in TASK_LIBRARIES else ""
+            notes.append(f"The runs were not made with one version of {name} ({', '.join(used)}){what}.")
+    return notes
 
 
 def _grid(finished: Sequence[RunResult]) -> Array | None:

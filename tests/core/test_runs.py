@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,9 +270,28 @@ def test_a_status_set_by_the_program_stays(tmp_path: Path) -> None:
     assert manifest["resume"] == "inexact"
 
 
-def test_going_on_under_another_version_warns_and_is_recorded(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"versions": {"torch": "1.0.0"}}, r"torch was 1\.0\.0 and is"),
+        ({"threads": {"torch": 77}}, "number of torch's threads was 77 and is"),
+        ({"processor": "abacus"}, "processor was abacus and is"),
+    ],
+)
+def test_going_on_under_other_conditions_warns_and_is_recorded(
+    folder: Path, change: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "_processor", lambda: "slide rule")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["starts"][0]["versions"]["torch"] = "1.0.0"
+    manifest["starts"][0] |= change
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.warns(UserWarning, match=r"torch was 1\.0\.0 and is"), Run.open(folder) as run:
+    with pytest.warns(UserWarning, match=told), Run.open(folder) as run:
+        assert len(run.manifest["starts"]) == 2
+
+
+def test_a_run_that_did_not_note_its_processor_goes_on_without_a_warning(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["starts"][0]["processor"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with Run.open(folder) as run:
         assert len(run.manifest["starts"]) == 2

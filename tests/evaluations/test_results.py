@@ -148,6 +148,26 @@ def test_other_held_out_episodes_and_other_seeds_are_told(make_run, tmp_path):
     assert "did not run the same seeds (jepa: 0; sac: 1)" in notes
 
 
+def test_other_libraries_and_processors_are_told(make_run, tmp_path):
+    def note(seed, processor, status="finished", **versions):
+        with Run.open(make_run(seed=seed)) as run:
+            start = {**run.manifest["starts"][-1], "processor": processor}
+            run.note(starts=[{**start, "versions": {"python": "3.11.7", "torch": "2.13.0", **versions}}])
+            run.set_status(status)
+
+    note(0, "AMD EPYC", gymnasium="1.4.0")
+    note(1, "AMD EPYC", gymnasium="1.4.0", mujoco=None)
+    note(2, None, gymnasium="1.4.0")  # of a run too old to know
+    note(3, "Xeon", "failed", gymnasium="1.5.0", torch="2.11.0")
+    assert not [note for note in summary_of(tmp_path).notes if "The runs were not made" in note]
+    note(4, "Xeon", gymnasium="1.5.0", torch="2.11.0")
+    assert [note for note in summary_of(tmp_path).notes if "The runs were not made" in note] == [
+        "The runs were not made with one version of gymnasium (1.4.0, 1.5.0): tasks may differ between them.",
+        "The runs were not made with one version of torch (2.11.0, 2.13.0).",
+        "The runs were not made on one kind of processor (AMD EPYC; Xeon): CPU times are no match.",
+    ]
+
+
 def test_agents_stand_in_the_order_of_the_comparison_the_random_one_last(make_run, tmp_path):
     for agent in ("random", "ppo", "sac", "jepa"):
         make_run(agent)

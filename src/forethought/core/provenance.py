@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def describe_process() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "cores": os.cpu_count(),
         "threads": {"torch": torch.get_num_threads() if torch else None},
@@ -31,12 +33,19 @@ def describe_process() -> dict[str, Any]:
 
 
 def list_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return a phrase for each version or thread count that differs between two descriptions and is known in both."""
+    """Return a phrase for each version, thread count or processor that differs and is known in both descriptions."""
+    then, now = (
+        {
+            **one.get("versions", {}),
+            **{f"number of {library}'s threads": count for library, count in one.get("threads", {}).items()},
+            "processor": one.get("processor"),
+        }
+        for one in (before, after)
+    )
     return [
-        f"{name} was {before[part][name]} and is {value}"
-        for part in ("versions", "threads")
-        for name, value in after[part].items()
-        if None not in (value, before.get(part, {}).get(name)) and value != before[part][name]
+        f"{name} was {then[name]} and is {value}"
+        for name, value in now.items()
+        if None not in (value, then.get(name)) and value != then[name]
     ]
 
 
@@ -45,6 +54,15 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _processor() -> str | None:
+    """Return the processor's name, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):  # "processor" is what everyone's first core is called: 0
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
 
 
 def _git_state() -> dict[str, Any] | None:
