@@ -72,6 +72,7 @@ class RunResult:
         memory_mb: (P,) megabytes that the process held beyond the agent's experience; NaN where they were not logged.
         swapped: by step and planner, how the agent was judged by each planner in turn, while it learned or, where
             nothing is known of that step, afterwards, in the same set of held-out episodes.
+        health: by figure, what each check of the latents found, for agents that check theirs.
         faults: held-out episodes that were cut as faulty, in all evaluations together.
         random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
     """
@@ -88,6 +89,7 @@ class RunResult:
     wall_seconds: Array
     memory_mb: Array
     swapped: Mapping[int, Mapping[str, Swapped]]
+    health: Mapping[str, Array]
     faults: int
     random_return: float | None
 
@@ -165,6 +167,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
     settings = settings_of(run)
     rows = run.read_metrics()
     judged = list({row["step"]: row for row in rows if "evaluation/returns" in row}.values())  # the last of each step
+    checks = [row for row in rows if "health/spread_mean" in row]
     random = next((row["reference/random_returns"] for row in rows if "reference/random_returns" in row), None)
     plans = bool(judged) and all("evaluation/policy_returns" in row for row in judged)
     with damage_reported(run.folder / "metrics.jsonl"):  # numbers that are none, written by somebody else
@@ -185,6 +188,11 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
                 int(row["step"]): {name: Swapped.read(record) for name, record in row["planners"].items()}
                 for row in judged
                 if "planners" in row
+            },
+            health={
+                name.removeprefix("health/"): _column(checks, name)
+                for name in sorted({name for row in checks for name in row})
+                if name.startswith("health/")
             },
             faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
             random_return=_sound_mean(random) if random else None,

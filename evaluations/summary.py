@@ -14,6 +14,7 @@ from .cells import LAST_EVALUATIONS, Cell, make_cell
 from .jobs import LOG_FILE
 from .planner_worth import PlannersOverall, planner_worth, planners_overall
 from .published import Published, beside_published
+from .representation import latents_at_the_end, representation_table
 from .results import Array, RunResult
 from .statistics import Estimate, estimate, mean, number, on_common_grid, probability_of_improvement
 from .tables import Table
@@ -79,10 +80,11 @@ class TaskSummary:
         )
 
     def tables(self) -> list[Table]:
-        """Return the scores, what they cost, what is published and what planners added, as far as that is known."""
+        """Return the scores, and as far as it is known what they cost, what is published and what planners added."""
         others = beside_published(self.task, self.cells, self.published, self.horizon or 0)
         worth = [planner_worth(self.task, cell) for cell in self.cells]
-        return [self.table(), *(table for table in (self.cost_table(), others, *worth) if table is not None)]
+        known = [self.cost_table(), others, representation_table(self.task, self.cells), *worth]
+        return [self.table(), *(table for table in known if table is not None)]
 
     def cost_table(self) -> Table | None:
         """Return what each agent returns after the same computing time, if any has come as far."""
@@ -239,7 +241,9 @@ class Summary:
                     "random_return": task.random_return,
                     "anchor": task.anchor,
                     "published": [one.to_dict() for one in task.published],
-                    "agents": {cell.label: cell.to_dict() for cell in task.cells},
+                    "agents": {
+                        cell.label: cell.to_dict() | {"latents": latents_at_the_end(cell)} for cell in task.cells
+                    },
                 }
                 for task in self.tasks
             },
