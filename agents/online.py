@@ -248,7 +248,8 @@ class OnlineTraining:
         # The stream depends on the step alone, so that checking does not change learning.
         health = measure_health(agent.model, clip, torch_generator(agent.seed, "health", self.steps))
         alarm = collapse_alarm(health, clip.batch)
-        for name, value in {**health, "collapsed": float(alarm is not None)}.items():
+        before = agent.logger.name_to_value.get("health/collapsed", 0.0)  # by a check that was not logged yet
+        for name, value in {**health, "collapsed": max(before, float(alarm is not None))}.items():
             agent.logger.record(f"health/{name}", value)
         if alarm and agent.settings.on_collapse == "stop":
             raise DivergedError(alarm)

@@ -161,19 +161,12 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     """
     root = Path(folder)
     jobs = [Job(run, folder_of(root, run)) for run in settings.runs()]
-    built: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def settings_today(run: TrainSettings) -> dict[str, Any]:
-        key = run.task, run.name
-        if key not in built:
-            built[key] = _built_settings(run)
-        return built[key]
-
+    built = BuiltAgents()
     for job in jobs:
-        job.prepare(settings_today)
+        job.prepare(built.settings)
     waiting = [job.settings for job in jobs if job.state == "waiting"]
     for run in waiting:  # so that what cannot work is refused before hours of work
-        settings_today(run)
+        built.check(run)
     before = read_comparison(root)
     order = list(dict.fromkeys([*before["agents"], *settings.agents]))
     command = command_line() if waiting else before.get("command", command_line())
@@ -233,8 +226,33 @@ def _check_anchors(anchors: Mapping[str, float], tasks: Sequence[str]) -> None:
             raise SettingsError(f"The anchor of {task} must be a finite return, not {value}.")
 
 
+class BuiltAgents:
+    """Builds each agent once on each task, to see whether it can be built, and with what settings."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], dict[str, Any] | Exception] = {}
+
+    def check(self, run: TrainSettings) -> None:
+        """Raise what building the agent raises; see :func:`~forethought.make_agent`."""
+        if isinstance(found := self._build(run), Exception):
+            raise found
+
+    def settings(self, run: TrainSettings) -> dict[str, Any] | None:
+        """Return all settings that the agent works with, or ``None`` if it cannot be built any more."""
+        found = self._build(run)
+        return None if isinstance(found, Exception) else found
+
+    def _build(self, run: TrainSettings) -> dict[str, Any] | Exception:
+        key = run.task, run.name
+        if key not in self._found:
+            try:
+                self._found[key] = _built_settings(run)
+            except Exception as error:  # of anyone's environment or agent
+                self._found[key] = error
+        return self._found[key]
+
+
 def _built_settings(run: TrainSettings) -> dict[str, Any]:
-    """Build the agent and return all settings that it would work with; see :func:`~forethought.make_agent`."""
     from ..agents import make_agent
 
     with isolated_generators(0):  # SB3's models seed the global ones

@@ -34,6 +34,48 @@ GRACE_S = 120
 State = Literal["waiting", "running", "finished", "skipped", "interrupted", "failed"]
 
 
+BuiltSettings = Callable[[TrainSettings], Mapping[str, Any] | None]
+"""Returns all settings that an agent would be built with today; ``None`` if it cannot be built."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How what is asked for stands to a run that was kept.
+
+    Attributes:
+        changes: a phrase for each setting that differs, by its name; none where the run will do or can go on.
+        by_default: whether the agent differs though it was asked for in the same words: by its defaults.
+        extends: whether more steps are asked for, judged at the same ones.
+    """
+
+    changes: Mapping[str, str]
+    by_default: bool
+    extends: bool
+
+
+def compare_with_kept(run: Run, asked: TrainSettings, built: BuiltSettings) -> Relation:
+    """Return how ``asked`` stands to ``run``, a kept one.
+
+    The agent has to be the same with all its settings, in whatever words it was asked for: one whose defaults have
+    changed is another. Words alone decide where the run has not noted all settings, or the agent cannot be built.
+
+    Raises:
+        RunFolderError: the run is not one of a training.
+    """
+    kept = settings_of(run)
+    same_words = as_json(asked.agent_settings) == kept.agent_settings
+    changes: dict[str, str] = {}
+    if "agent_settings" in run.manifest and kept.agent == asked.agent and (today := built(asked)) is not None:
+        noted = noted_settings(kept, run.manifest)
+        changes = differences(as_json(noted), as_json(today), "agent_settings.")
+        asked = asked.replace(agent_settings=kept.agent_settings)  # what is left to compare
+    by_default = bool(changes) and same_words
+    extends = kept.is_beginning_of(asked)
+    if not extends and not asked.is_beginning_of(kept):
+        changes |= list_changes(kept, asked)
+    return Relation(changes, by_default, extends)
+
+
 @dataclass
 class Job:
     """One run to make.
@@ -67,15 +109,13 @@ class Job:
         """Whether its process was started."""
         return self._process is not None
 
-    def prepare(self, built: Callable[[TrainSettings], Mapping[str, Any]]) -> None:
+    def prepare(self, built: BuiltSettings) -> None:
         """Find out what an earlier call left, and change nothing: no run, a finished one, or one to go on with.
 
         A longer run that is judged at the same steps will do, once it has come to its own end; a shorter one goes on.
-        The agent has to be the same with all its settings, however they were asked for: one whose defaults have changed
-        is another. Where it cannot be built any more, what was asked for decides.
 
         Args:
-            built: to all settings that an agent would work with today, defaults included.
+            built: see :func:`compare_with_kept`.
 
         Raises:
             RunFolderError: the folder holds a run with other settings, or one that another process is working on.
@@ -83,24 +123,18 @@ class Job:
         if not holds_run(self.folder):
             return
         run = Run.open(self.folder)
-        kept, changes, since = settings_of(run), {}, ""
-        if "agent_settings" in run.manifest and kept.agent == self.settings.agent:
-            with suppress(ForethoughtError):
-                today = as_json(built(self.settings))
-                changes = differences(as_json(noted_settings(kept, run.manifest)), today, "agent_settings.")
-                if changes and self.settings.agent_settings == kept.agent_settings:
-                    since = ", because defaults have changed since"
-                self.settings = self.settings.replace(agent_settings=kept.agent_settings)
-        if self.settings.is_beginning_of(kept):
-            self.settings = kept
-        self._extends = kept.is_beginning_of(self.settings)
-        if not self._extends:
-            changes |= list_changes(kept, self.settings)
-        if changes:
+        kept = settings_of(run)
+        relation = compare_with_kept(run, self.settings, built)
+        if relation.changes:
+            since = ", because defaults have changed since" if relation.by_default else ""
+            listed = "; ".join(relation.changes.values())
             raise RunFolderError(
-                f"{self.folder} holds a run with other settings{since} ({'; '.join(changes.values())}): choose another "
-                "folder, or these settings."
+                f"{self.folder} holds a run with other settings{since} ({listed}): choose another folder, or these "
+                "settings."
             )
+        self._extends = relation.extends
+        if not self._extends:  # as long as it is, and asked for in today's words, in case that it has to begin again
+            self.settings = kept.replace(agent_settings=self.settings.agent_settings)
         if run.status == "finished" and not self._extends:
             self.state = "skipped"
             self.look()

@@ -72,7 +72,8 @@ class RunResult:
         memory_mb: (P,) megabytes that the process held beyond the agent's experience; NaN where they were not logged.
         swapped: by step and planner, how the agent was judged by each planner in turn, while it learned or, where
             nothing is known of that step, afterwards, in the same set of held-out episodes.
-        health: by figure, what each check of the latents found, for agents that check theirs.
+        health: by figure, what the checks of the latents found that were logged, for agents that check theirs, and by
+            "step" when.
         faults: held-out episodes that were cut as faulty, in all evaluations together.
         random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
     """
@@ -137,23 +138,25 @@ def noted_settings(settings: TrainSettings, manifest: Mapping[str, Any]) -> dict
     """Return all settings that a run's agent worked with, defaults included where the run has noted them.
 
     Settings that the run is too old to know have their defaults, as when such a run goes on: otherwise each new setting
-    would make another agent of all that were measured before.
+    would make another agent of all that were measured before. Nobody's module is imported for it: an agent called
+    ``module:name`` that nothing has imported yet has what was noted.
 
     Args:
         settings: what was asked for.
         manifest: of the run.
     """
     noted: dict[str, Any] = manifest.get("agent_settings", settings.agent_settings)
-    name = settings.agent.rpartition(":")[2]  # of a module that is imported by now, or not for this
-    if "agent_settings" not in manifest or name not in agents:
-        return noted
-    known = getattr(agents.get(name), "Settings", None)
-    if known is None:
+    name = settings.agent.rpartition(":")[2]
+    known = getattr(agents.get(name), "Settings", None) if name in agents else None
+    if "agent_settings" not in manifest or known is None or not isinstance(noted, Mapping):
         return noted
     try:
-        return dict(known.from_dict(noted).to_dict())
+        filled = merged(known().to_dict(), noted)
+        return dict(known.from_dict(filled).to_dict())
     except SettingsError:  # settings that there are no more
-        return merged(known().to_dict(), noted)
+        return filled
+    except TypeError:  # somebody's settings without defaults
+        return noted
 
 
 def read_run(folder: str | os.PathLike[str]) -> RunResult:
@@ -192,7 +195,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
             health={
                 name.removeprefix("health/"): _column(checks, name)
                 for name in sorted({name for row in checks for name in row})
-                if name.startswith("health/")
+                if name == "step" or name.startswith("health/")
             },
             faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
             random_return=_sound_mean(random) if random else None,

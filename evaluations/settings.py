@@ -151,7 +151,10 @@ def list_changes(before: TrainSettings, after: TrainSettings) -> dict[str, str]:
 
 
 def resolved_settings(agent: Any) -> dict[str, Any]:
-    """Return all settings that an agent works with, defaults included."""
+    """Return all settings that an agent works with.
+
+    Defaults are among them, but for those of Stable-Baselines3's algorithms, which belong to its version.
+    """
     settings = getattr(agent, "settings", {})
     return settings.to_dict() if isinstance(settings, Settings) else dict(settings)
 

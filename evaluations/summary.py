@@ -294,10 +294,14 @@ def summarise(
 
 
 def _namesakes(tasks: Sequence[TaskSummary]) -> list[str]:
-    """Return a note for each name by which agents were asked for with other settings on another task."""
+    """Return a note for each name by which agents were asked for with other settings on another task.
+
+    Where they have the same settings in all, it does not matter by what words; nor do settings that fit the task.
+    """
     asked: dict[str, list[set[str]]] = {}
     for cell in (cell for task in tasks for cell in task.cells):
-        asked.setdefault(cell.label, []).append({json.dumps(run.asked, sort_keys=True) for run in cell.runs})
+        words = {json.dumps(run.asked, sort_keys=True) for run in cell.runs}
+        asked.setdefault(cell.label, []).append(words | {run.variant for run in cell.runs})
     return [
         f"{label} was asked for with other settings, or began from something else, on another task: over all tasks it "
         "is taken for one agent."
@@ -316,7 +320,7 @@ def _conditions(runs: Sequence[RunResult]) -> list[str]:
             continue
         if name == "processor":
             notes.append(
-                f"The runs were not made on one kind of processor ({'; '.join(used)}): CPU times are no match."
+                f"The runs were not made on one kind of processor ({'; '.join(used)}): CPU times cannot be compared."
             )
         else:
             what = ": tasks may differ between them" if name in TASK_LIBRARIES else ""

@@ -6,7 +6,6 @@ not counted as training time, so a run learns the same with many evaluations as 
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
 from collections import deque
@@ -21,11 +20,11 @@ from ..agents import make_agent
 from ..agents.registry import agents
 from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError, SettingsError, UnknownNameError, WriteError
-from ..core.provenance import list_changes as list_other_conditions
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
 from .clock import Clock
 from .evaluate import Evaluation, evaluate
+from .going_on import check_changes, has_been_exact, settings_to_go_on_with
 from .milestones import PROGRESS_EVERY_S, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import acts_bare, bare_policy, evaluate_planners
 from .settings import (
@@ -33,7 +32,6 @@ from .settings import (
     TrainingResult,
     TrainSettings,
     command_line,
-    list_changes,
     resolved_settings,
     settings_of,
 )
@@ -42,9 +40,6 @@ from .stage import limited_threads
 AGENT_FILE = "agent.zip"
 FAILED_SAVES = 3
 """Milestones in a row at which nothing can be saved, before training that would be lost stops."""
-IDENTITY = {"task", "agent", "seed", "world_model"}
-"""Settings without which a run is another one. Others may be changed before it is resumed, where the agent still
-fits its checkpoint: more steps, or a smaller batch where memory was short."""
 OnProgress = Callable[[Progress], None]
 
 
@@ -79,6 +74,8 @@ def train(
 def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None) -> TrainingResult:
     """Continue an interrupted run from its newest checkpoint, with the settings that it was begun with.
 
+    They are those that its agent had, whatever the defaults are today, but for what its ``config.json`` was changed to.
+
     Raises:
         RunFolderError: no run, one that is finished or in use, or one whose agent cannot be resumed.
         CheckpointError: no valid checkpoint, or the recorded episodes that it learned from are gone or have changed.
@@ -88,15 +85,19 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
     with limited_threads(settings.threads):
+        checkpoint = None
+        if run.checkpoints():
+            with run.locked():
+                checkpoint = run.latest_checkpoint()
         with _blaming_config(run):
-            agent = _make_agent(settings, run.folder)
+            agent = _make_agent(settings_to_go_on_with(checkpoint, settings) if checkpoint else settings, run.folder)
         if not hasattr(agent, "restore"):
             raise RunFolderError(
                 f"{folder} cannot be resumed, because the agent {settings.agent!r} cannot save its experience: "
                 "train it again in another folder."
             )
         with run:
-            return _Session(run, settings, agent, on_progress, run.latest_checkpoint()).go()
+            return _Session(run, settings, agent, on_progress, checkpoint or run.latest_checkpoint()).go()
 
 
 def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
@@ -147,9 +148,9 @@ class _Session:
         spent = {}
         if checkpoint is not None:
             spent = checkpoint.documents["run"]
-            same = _check_changes(run, TrainSettings.from_dict(spent["settings"]), settings)
+            same = check_changes(run, checkpoint, settings, resolved_settings(agent))
             came_back = agent.restore(checkpoint)
-            exact = same and came_back and not _compiles(agent) and _has_been_exact(run)
+            exact = same and came_back and not _compiles(agent) and has_been_exact(run)
             run.note(resume="exact" if exact else "inexact")
             if not came_back:
                 warnings.warn(
@@ -339,26 +340,6 @@ def _make_agent(settings: TrainSettings, folder: Path, world_model: str = "") ->
         **given,
         **settings.agent_settings,
     )
-
-
-def _check_changes(run: Run, saved: TrainSettings, asked: TrainSettings) -> bool:
-    """Return whether what is learned stays the same; warn of any change, and refuse another run's settings."""
-    changes = list_changes(saved, asked)
-    listed = "; ".join(changes.values())
-    if changes.keys() & IDENTITY:
-        raise RunFolderError(
-            f"{run.folder / 'config.json'} was changed into that of another run ({listed}): undo that, or train in "
-            "another folder."
-        )
-    if changes:
-        warnings.warn(f"{run.folder} goes on with other settings: {listed}.", stacklevel=2)
-    return not any(name.startswith("agent_settings.") for name in changes)
-
-
-def _has_been_exact(run: Run) -> bool:
-    """Whether the run never went on otherwise than the unbroken one, by versions, threads or what was noted."""
-    conditions = itertools.pairwise(run.manifest["starts"])
-    return run.manifest.get("resume") != "inexact" and not any(list_other_conditions(*pair) for pair in conditions)
 
 
 def _compiles(agent: Any) -> bool:

@@ -155,6 +155,21 @@ def test_collapsed_latents_are_warned_of_or_end_the_training(on_collapse, small)
             agent.learn(60)
 
 
+def test_an_alarm_between_two_lines_of_the_log_is_not_lost(small, monkeypatch):
+    agent = JEPAAgent(Target, **small).learn(40)
+    agent.logger.dump()
+    alarms = iter(["collapsed", None, None])
+    monkeypatch.setattr("forethought.agents.online.collapse_alarm", lambda health, samples: next(alarms))
+    check = agent._require_training()._check_health
+    with pytest.warns(UserWarning, match="collapsed"):
+        check(slice(0, 20))
+    check(slice(0, 20))
+    assert agent.logger.name_to_value["health/collapsed"] == 1.0
+    agent.logger.dump()
+    check(slice(0, 20))
+    assert agent.logger.name_to_value["health/collapsed"] == 0.0
+
+
 @pytest.mark.parametrize("value", [0.0, 0.7, 1e30])
 def test_observations_that_are_all_alike_do_no_harm(value, small):
     class Constant(Target):

@@ -19,7 +19,7 @@ from forethought.cli.main import main
 from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError, WriteError
 from forethought.core.runs import Run
 from forethought.evaluations import jobs
-from forethought.evaluations.compare import CompareSettings, _built_settings, compare
+from forethought.evaluations.compare import BuiltAgents, CompareSettings, compare
 from forethought.evaluations.jobs import Job, folder_of
 from forethought.evaluations.planner_table import evaluate_planners
 from forethought.evaluations.settings import TrainSettings
@@ -251,18 +251,38 @@ def test_an_agent_whose_defaults_have_changed_is_another(scripted, monkeypatch):
         compare(settings(agent_settings={"sac": {"gamma": 0.9, "tau": 0.2}}), scripted)
 
 
+@pytest.mark.parametrize("more", [False, True])
+def test_what_begins_again_or_goes_on_does_so_with_the_settings_that_were_asked_for_last(scripted, monkeypatch, more):
+    compare(settings(), scripted)
+    folder = scripted / "Task-v0/sac/seed_0"
+    note_agent_settings(folder, gamma=0.9)
+    if not more:
+        with Run.open(folder) as run:
+            run.set_status("interrupted")  # before there was a checkpoint
+    monkeypatch.setattr(
+        sys.modules[compare.__module__], "_built_settings", lambda run: {"gamma": 0.99} | run.agent_settings
+    )
+    steps = {"steps": 60, "evaluations": 6} if more else {}
+    seen = []
+    compare(
+        settings(agent_settings={"sac": {"gamma": 0.9}}, **steps), scripted, lambda jobs, job: seen.append(states(jobs))
+    )
+    assert seen[-1] == {0: "finished"}
+    assert json.loads((folder / "config.json").read_text())["agent_settings"] == {"gamma": 0.9}
+
+
 def test_a_finished_run_of_an_agent_that_cannot_be_built_any_more_counts_as_it_was_asked_for(scripted, monkeypatch):
     compare(settings(), scripted)
     note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9)
 
     def gone(run):
-        raise UnknownNameError("no such task")
+        raise ZeroDivisionError("of somebody's environment")
 
     monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", gone)
     seen = []
     compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
     assert seen[-1] == {0: "skipped"}
-    with pytest.raises(UnknownNameError):
+    with pytest.raises(ZeroDivisionError):
         compare(settings(seeds=2), scripted)
 
 
@@ -300,7 +320,7 @@ def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_
     train(asked(180), tmp_path / "whole")
     train(asked(60), tmp_path / "part")
     job = Job(asked(180), tmp_path / "part")
-    job.prepare(_built_settings)
+    job.prepare(BuiltAgents().settings)
     assert job.state == "waiting"
     assert Run.open(tmp_path / "part").status == "finished", "finding out changes nothing"
     starts = Run.open(tmp_path / "part").manifest["starts"]
@@ -356,7 +376,7 @@ def test_a_run_that_another_process_works_on_is_refused(scripted):
     run = Run.create(folder_of(scripted, asked), asked.to_dict())
     try:
         with pytest.raises(RunFolderError, match="in use"):
-            Job(asked, run.folder).prepare(_built_settings)
+            Job(asked, run.folder).prepare(BuiltAgents().settings)
     finally:
         run.release()
 

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import cloudpickle
 import gymnasium as gym
 import pytest
 import torch
 
+from forethought import JEPAAgent
+from forethought.agents.behaviour import BehaviourSettings
 from forethought.agents.online import OnlineTraining
+from forethought.agents.settings import JEPAAgentSettings
 from forethought.core.errors import CheckpointError, RunFolderError
 from forethought.core.runs import Run
 from forethought.core.trees import unflatten_tree
@@ -89,6 +93,65 @@ def test_a_run_stopped_between_any_two_steps_ends_like_the_unbroken_one(
     check_that_stopping_changes_nothing(asked(task, planner, environments), tmp_path, monkeypatch)
 
 
+@dataclass(frozen=True)
+class LaterSettings(JEPAAgentSettings):
+    """Those of a version with other defaults."""
+
+    exploration: float = 0.9
+    behaviour: BehaviourSettings = field(default_factory=lambda: BehaviourSettings(smoothing=0.7))
+
+
+def stopped_half_way(settings, folder, monkeypatch):
+    learn = OnlineTraining.learn
+
+    def stopping(training, updates):
+        learn(training, updates)
+        if training.steps == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnlineTraining, "learn", stopping)
+        assert train(settings, folder).status == "interrupted"
+
+
+def test_so_does_one_whose_defaults_have_changed_since(tmp_path, monkeypatch):
+    train(asked("Pendulum-v1", "policy", 1), tmp_path / "whole")
+    stopped_half_way(asked("Pendulum-v1", "policy", 1), tmp_path / "run", monkeypatch)
+    monkeypatch.setattr(JEPAAgent, "Settings", LaterSettings)
+    assert resume(tmp_path / "run").status == "finished"
+    assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
+    assert_same(everything(tmp_path / "run"), everything(tmp_path / "whole"))
+
+
+@pytest.mark.filterwarnings("ignore:.*config.json was changed")
+def test_what_its_settings_were_changed_to_holds_and_what_was_taken_out_of_them_has_its_default(tmp_path, monkeypatch):
+    settings = asked("Pendulum-v1", "policy", 1)
+    chosen = settings.agent_settings | {"exploration": 0.4, "endings": 0.1}
+    stopped_half_way(settings.replace(agent_settings=chosen), tmp_path / "run", monkeypatch)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["agent_settings"]["exploration"]
+    config["agent_settings"] |= {"endings": 0.2, "batch_size": 8}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="endings was 0.1, is 0.2; agent_settings.exploration was 0.4, is 0.2"):
+        resume(tmp_path / "run")
+    noted = Run.open(tmp_path / "run").manifest
+    assert (noted["resume"], noted["agent_settings"]["endings"]) == ("inexact", 0.2)
+    assert noted["agent_settings"]["exploration"] == JEPAAgentSettings().exploration
+
+
+@pytest.mark.filterwarnings("ignore:.*config.json was changed")
+def test_the_same_settings_in_other_words_are_no_change(tmp_path, monkeypatch):
+    settings = asked("Pendulum-v1", "policy", 1)
+    train(settings, tmp_path / "whole")
+    stopped_half_way(settings, tmp_path / "run", monkeypatch)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["agent_settings"]["exploration"] = JEPAAgentSettings().exploration
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    resume(tmp_path / "run")
+    assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
+    assert_same(everything(tmp_path / "run"), everything(tmp_path / "whole"))
+
+
 @pytest.fixture
 def going_on(tmp_path):
     """What a run is asked for that goes on from a world model, and in whose mix recorded episodes stay."""
@@ -124,17 +187,7 @@ def test_so_does_one_with_recorded_episodes_without_the_world_model_that_it_went
 @pytest.mark.filterwarnings("ignore:The latents have collapsed", "ignore:.*config.json was changed")
 def test_a_run_goes_on_with_the_very_episodes_that_it_learned_from_wherever_they_are(tmp_path, monkeypatch, going_on):
     monkeypatch.chdir(tmp_path)  # and is told of them by relative paths
-    going_on = going_on.replace(world_model="pretrained", store="store")
-    learn = OnlineTraining.learn
-
-    def stopped(training, updates):
-        learn(training, updates)
-        if training.steps == 50:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(OnlineTraining, "learn", stopped)
-    assert train(going_on, tmp_path / "run").status == "interrupted"
-    monkeypatch.setattr(OnlineTraining, "learn", learn)
+    stopped_half_way(going_on.replace(world_model="pretrained", store="store"), tmp_path / "run", monkeypatch)
     monkeypatch.chdir("/")
     (tmp_path / "store").rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match="store holds no episode store"):

@@ -148,6 +148,14 @@ def test_other_held_out_episodes_and_other_seeds_are_told(make_run, tmp_path):
     assert "did not run the same seeds (jepa: 0; sac: 1)" in notes
 
 
+def test_one_agent_asked_for_in_other_words_on_another_task_is_one_agent(make_run, tmp_path):
+    for task, asked in (("A-v0", {}), ("B-v0", {"gamma": 0.9})):
+        with Run.open(make_run("sac", task=task, agent_settings=asked)) as run:
+            run.note(agent_settings={"gamma": 0.9})
+            run.set_status("finished")
+    assert not [note for note in summary_of(tmp_path).notes if "asked for with other settings" in note]
+
+
 def test_other_libraries_and_processors_are_told(make_run, tmp_path):
     def note(seed, processor, status="finished", **versions):
         with Run.open(make_run(seed=seed)) as run:
@@ -164,7 +172,7 @@ def test_other_libraries_and_processors_are_told(make_run, tmp_path):
     assert [note for note in summary_of(tmp_path).notes if "The runs were not made" in note] == [
         "The runs were not made with one version of gymnasium (1.4.0, 1.5.0): tasks may differ between them.",
         "The runs were not made with one version of torch (2.11.0, 2.13.0).",
-        "The runs were not made on one kind of processor (AMD EPYC; Xeon): CPU times are no match.",
+        "The runs were not made on one kind of processor (AMD EPYC; Xeon): CPU times cannot be compared.",
     ]
 
 
