@@ -208,7 +208,7 @@ class OnlineTraining:
         own_size = spec.block * self.reward_size_sum / max(self.steps, 1)  # of a model step
         recorded = 0 if recordings is None else min(max(round(s.recorded_share * s.batch_size), 1), s.batch_size - 1)
         own = s.batch_size - recorded
-        clip = self.store.sample(own, spec, self.sampling, slice(0, self.frontier), s.endings)
+        clip = self.store.sample(own, spec, self.sampling, slice(0, self.frontier), s.endings, s.fading)
         if recordings is None:
             return clip.to(agent.device), own, own_size
         if not s.recorded_rewards:

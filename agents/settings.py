@@ -111,6 +111,10 @@ class JEPAAgentSettings(Settings):
     """Share of them drawn among the clips that reach a terminal state, mostly a recent one: such are rare, and without
     them model and critic miss the edge that must not be crossed, or forget it once it is no longer met. Where chance
     decides on the end, it is expected too often."""
+    fading: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """By which share the agent's own experience is drawn more rarely with every environment step that was taken since,
+    down to a tenth of the newest: it becomes less like what the actor does now. 0 for all alike. ``endings`` fade in
+    their own way, and recorded episodes never."""
     recorded_share: Annotated[float, Range(gt=0, lt=1)] = 0.5
     """Share of the clips drawn from recorded episodes, where the agent was given a store; at least one is recorded,
     and one its own. ``endings`` holds in each part."""

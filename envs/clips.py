@@ -6,6 +6,7 @@ observation of an episode, where its rows end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,26 +19,47 @@ from ..core.errors import SettingsError
 
 Columns = Mapping[str, NDArray[Any]]
 Places = NDArray[np.int64]
+FADED = 0.1
+"""How often experience that has faded is drawn, beside the newest."""
 _DRAWS = 16
 _RECENCY = 3
 
 
-def draw_starts(columns: Columns, batch: int, block: int, rng: np.random.Generator, first: int, last: int) -> Places:
-    """Return ``batch`` rows in [first, last), uniform among those whose first block is complete.
+def draw_rows(rng: np.random.Generator, count: int, first: int, last: int, fading: float = 0.0) -> Places:
+    """Return ``count`` rows in [first, last), each row by a share ``fading`` more rarely than the next newer one.
+
+    Down to FADED: rows as old as that, or older, are drawn equally often. Without fading all are.
+    """
+    rows = last - first
+    if not fading:
+        return rng.integers(first, last, count)
+    newer = min(rows, math.ceil(math.log(FADED) / math.log1p(-fading)))  # rows that still fade
+    weight = -math.expm1(newer * math.log1p(-fading)) / fading, FADED * (rows - newer)  # of these, and of the others
+    place = rng.random(count) * sum(weight)
+    with np.errstate(invalid="ignore", divide="ignore"):  # of what belongs to the older ones
+        age = np.log1p(-fading * place) / math.log1p(-fading)
+    age = np.where(place < weight[0], age, newer + (place - weight[0]) / FADED)
+    return last - 1 - np.minimum(age.astype(np.int64), rows - 1)
+
+
+def draw_starts(
+    columns: Columns, batch: int, block: int, rng: np.random.Generator, first: int, last: int, fading: float = 0.0
+) -> Places:
+    """Return ``batch`` rows in [first, last) among those whose first block is complete; see :func:`draw_rows`.
 
     Incomplete are only the newest ``block - 1`` rows of running episodes, so drawing again is cheap.
 
     Raises:
         SettingsError: if no block is complete yet.
     """
-    starts = rng.integers(first, last, batch)
+    starts = draw_rows(rng, batch, first, last, fading)
     if block == 1:
         return starts
     for _ in range(_DRAWS):
         bad = np.flatnonzero(~_complete(columns, starts, block, last))
         if not len(bad):
             return starts
-        starts[bad] = rng.integers(first, last, len(bad))
+        starts[bad] = draw_rows(rng, len(bad), first, last, fading)
     whole = whole_blocks(columns, block, first, last)
     if not len(whole):
         raise SettingsError(f"No block of {block} steps is complete in rows {first} to {last} yet.")

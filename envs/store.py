@@ -238,9 +238,15 @@ class EpisodeStore:
             data["states"][rows], data["latest_states"][episode] = states[:-1], states[-1]
 
     def sample(
-        self, batch: int, spec: ClipSpec, rng: np.random.Generator, rows: slice | None = None, endings: float = 0.0
+        self,
+        batch: int,
+        spec: ClipSpec,
+        rng: np.random.Generator,
+        rows: slice | None = None,
+        endings: float = 0.0,
+        fading: float = 0.0,
     ) -> Clip:
-        """Cut ``batch`` clips that start at uniformly random rows and never cross an episode's end.
+        """Cut ``batch`` clips that start at random rows and never cross an episode's end.
 
         A clip step is valid if all environment steps of its block were taken, or the episode ended inside it. What
         follows is padding: the last place again, zero actions and rewards.
@@ -252,6 +258,8 @@ class EpisodeStore:
             rows: the rows to use, in the order in which they were appended (``slice(0, 900)`` to train,
                 ``slice(900, None)`` to validate); the others count as not recorded.
             endings: share of the clips that are drawn among those that reach a terminal state instead, if any do.
+            fading: by which share each row is drawn more rarely than the one after it, down to a tenth; 0 for all
+                alike.
 
         Raises:
             SettingsError: if no clip can start there, with the numbers.
@@ -260,7 +268,7 @@ class EpisodeStore:
         if stride != 1 or first >= last:
             raise SettingsError(f"No clip can start in rows {first} to {last} of {self.rows} (step {stride}).")
         data = self._columns.data
-        starts = draw_starts(data, batch, spec.block, rng, first, last)
+        starts = draw_starts(data, batch, spec.block, rng, first, last, fading)
         if count := round(endings * batch):
             ending = draw_endings(data, count, spec.length * spec.block, self._reach, rng, first, last)
             starts[: len(ending)] = ending

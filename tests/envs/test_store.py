@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from forethought.core.clip import Clip, ClipSpec
 from forethought.core.errors import EnvironmentFault, SettingsError
 from forethought.envs import EpisodeStore
+from forethought.envs.clips import draw_rows
 
 from .filled import CUT, RUNNING, TERMINATED, TRUNCATED, fill, recorded, scripts, transition
 
@@ -95,6 +96,35 @@ def test_starts_are_uniform_among_the_rows() -> None:
     clip = store.sample(50_000, ClipSpec(1), np.random.default_rng(0))
     _, counts = np.unique(clip.actions[:, 0].numpy(), axis=0, return_counts=True)
     np.testing.assert_allclose(counts, 10_000, rtol=0.05)
+
+
+@pytest.mark.parametrize("fading", [1e-9, 0.01, 0.5, 0.95])
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (7, 10), (100, 1000)])
+def test_what_fades_is_drawn_the_more_rarely_the_older_it_is_down_to_a_tenth(
+    fading: float, first: int, last: int
+) -> None:
+    rows = draw_rows(np.random.default_rng(0), 400_000, first, last, fading)
+    weights = np.maximum((1 - fading) ** np.arange(last - first)[::-1], 0.1)
+    weights[: -int(np.ceil(np.log(0.1) / np.log1p(-fading)))] = 0.1
+    expected = 400_000 * weights / weights.sum()
+    counts = np.bincount(rows - first, minlength=last - first)
+    assert len(counts) == last - first
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected) + 1).all()
+
+
+def test_a_store_fades_only_if_it_is_asked_to() -> None:
+    store = EpisodeStore(2, 2)
+    fill(store, [[RUNNING]] * 500)
+
+    def mean_step(**asked: float) -> float:
+        clip = store.sample(4000, ClipSpec(3, 2), np.random.default_rng(0), slice(100, 500), **asked)
+        return float(clip.observations[:, 0, 1].mean())
+
+    assert mean_step() == mean_step(fading=0.0) == pytest.approx(300, abs=10)
+    steps = np.arange(100, 500)
+    faded = np.average(steps, weights=np.maximum(0.98 ** (499.0 - steps), 0.1))
+    assert mean_step(fading=0.02) == pytest.approx(faded, abs=10)
+    assert faded > 370
 
 
 @pytest.mark.parametrize("block", [1, 2])
