@@ -26,7 +26,6 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core.clip import Clip
 from ..core.errors import SettingsError
@@ -57,6 +56,9 @@ class BehaviourSettings(OptimizationSettings):
     """Width of the hidden layers of actor and critic."""
     critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
+    critic_bins: Annotated[int, Range(ge=0, le=4095)] = 0
+    """Bins, odd in number, over which the critic predicts how values are distributed, as TD-MPC2 does; 0 for a critic
+    that regresses their mean."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
     value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
@@ -83,6 +85,11 @@ class BehaviourSettings(OptimizationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.critic_bins and (self.critic_bins < 3 or self.critic_bins % 2 == 0):
+            raise SettingsError(
+                f"BehaviourSettings.critic_bins = {self.critic_bins} must be 0, or odd and at least 3, so that zero is "
+                "a bin."
+            )
         if self.imagined_starts and (self.value_expansion is None or self.value_expansion < 2):
             raise SettingsError(
                 f"BehaviourSettings.imagined_starts needs targets that pass through imagined states: value_expansion = "
@@ -132,7 +139,7 @@ class Behaviour(nn.Module):
             self.actor = CategoricalActor(latent_dims, groups, s.hidden, s.entropy)
         else:
             self.actor = DeterministicActor(latent_dims, action_dims, s.hidden)
-        self.critic = CriticEnsemble(latent_dims, action_dims, s.hidden, s.critics)
+        self.critic = CriticEnsemble(latent_dims, action_dims, s.hidden, s.critics, s.critic_bins)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.mean_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -208,8 +215,8 @@ class Behaviour(nn.Module):
             path, targets = None, self._recorded_targets(clip, latents, noise[:, 0])
         else:
             path, targets = self._imagined_targets(clip, latents, noise, model)
-        values = self.critic(first, clip.actions[:, 0])
-        critic_loss = F.smooth_l1_loss(values, targets.expand_as(values))
+        values, missed = self.critic.judged(first, clip.actions[:, 0], targets)
+        critic_loss = missed.mean()
         if self.settings.imagined_starts and path is not None:
             critic_loss = critic_loss + self._imagined_loss(path, 1 - clip.terminated[:, 0])
         gain, saturation = self._climbed(first, model)
@@ -304,8 +311,7 @@ class Behaviour(nn.Module):
         loss = weight.new_zeros(())
         for step in range(1, path.steps):
             weight = weight * path.continues[step - 1]
-            values = self.critic(path.latents[step], path.actions[step])
-            missed = F.smooth_l1_loss(values, path.return_from(step).expand_as(values), reduction="none")
+            _, missed = self.critic.judged(path.latents[step], path.actions[step], path.return_from(step))
             loss = loss + (weight * missed).mean()
         return loss / (path.steps - 1)
 

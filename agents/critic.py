@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..world_model import EnsembleMLP
+from ..world_model import EnsembleMLP, TwoHot
 
 
 class CriticEnsemble(EnsembleMLP):
     """E independent MLPs of (latent, action), in units of the reward scale.
 
+    They regress values, or predict them as distributions over bins, whose values are in a unit of their own.
+
     Args:
         latent_dims, action_dims: D and A.
         hidden: width of the two hidden layers.
         members: E.
+        bins: of the distributions; 0 to regress.
     """
 
-    def __init__(self, latent_dims: int, action_dims: int, hidden: int, members: int) -> None:
-        super().__init__(latent_dims + action_dims, [hidden, hidden], 1, members)
+    unit: Tensor
+
+    def __init__(self, latent_dims: int, action_dims: int, hidden: int, members: int, bins: int = 0) -> None:
+        super().__init__(latent_dims + action_dims, [hidden, hidden], bins or 1, members)
         nn.init.zeros_(self.weights[-1])
+        self.coding = TwoHot(bins) if bins else None
+        if bins:
+            self.register_buffer("unit", torch.ones(()))
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:  # type: ignore[override]
         """Return values (E, ...) of ``actions`` (..., A) in ``latents`` (..., D)."""
-        return super().forward(torch.cat([latents, actions], -1)).squeeze(-1)
+        return self._values(super().forward(torch.cat([latents, actions], -1)))
+
+    def judged(self, latents: Tensor, actions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values (E, ...), and the losses (E, ...) of having missed ``targets`` (...): Huber's, or entropies."""
+        outputs = super().forward(torch.cat([latents, actions], -1))
+        values = self._values(outputs)
+        targets = targets.expand_as(values)
+        if self.coding is None:
+            return values, F.smooth_l1_loss(values, targets, reduction="none")
+        return values, self.coding.loss(outputs, targets / self.unit)
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply all values by ``factor``, a scalar, from now on."""
+        if self.coding is not None:
+            self.unit.mul_(factor)
+            return
         self.weights[-1].mul_(factor)
         self.biases[-1].mul_(factor)
+
+    def _values(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(-1) if self.coding is None else self.coding(outputs) * self.unit

@@ -23,33 +23,32 @@ def symexp(values: Tensor) -> Tensor:
     return values.sign() * values.abs().expm1()
 
 
-class TwoHotHead(nn.Module):
-    """Predicts a scalar of any scale as a distribution over bins of symlog space.
+class TwoHot(nn.Module):
+    """Scalars of any scale as distributions over an odd number of bins, which are even in symlog space around zero.
 
-    The first guess is zero: the weights start at zero and the bins lie symmetrically around zero.
+    Logits of zero mean zero.
+
+    Args:
+        bins: how many.
+        limit: where the outermost are, in symlog space.
     """
 
     bins: Tensor
 
-    def __init__(self, features: int, bins: int = 65, limit: float = 10.0) -> None:
+    def __init__(self, bins: int = 65, limit: float = 10.0) -> None:
         super().__init__()
         if bins < 3 or bins % 2 == 0:
-            raise ValueError(
-                f"A two-hot head needs an odd number of bins, at least 3, so that zero is one; not {bins}."
-            )
+            raise ValueError(f"Two-hot needs an odd number of bins, at least 3, so that zero is one; not {bins}.")
         self.limit = limit
-        self.logits = nn.Linear(features, bins)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
         self.register_buffer("bins", torch.linspace(-limit, limit, bins), persistent=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return predicted values (...), from ``features`` (..., F)."""
-        return symexp((self.logits(features).float().softmax(-1) * self.bins).sum(-1))
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the values (...) that ``logits`` (..., bins) mean."""
+        return symexp((logits.float().softmax(-1) * self.bins).sum(-1))
 
-    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy (...) between the predicted distribution and two-hot ``targets`` (...)."""
-        log_probabilities = self.logits(features).float().log_softmax(-1)
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy (...) between the distribution of ``logits`` and two-hot ``targets`` (...)."""
+        log_probabilities = logits.float().log_softmax(-1)
         width = 2 * self.limit / (len(self.bins) - 1)
         position = ((symlog(targets).clamp(-self.limit, self.limit) + self.limit) / width).clamp(max=len(self.bins) - 1)
         lower = position.floor().clamp(max=len(self.bins) - 2)
@@ -57,6 +56,26 @@ class TwoHotHead(nn.Module):
         index = lower.nan_to_num().long().unsqueeze(-1)  # a target that is no number still gives a loss that is none
         below, above = log_probabilities.gather(-1, index), log_probabilities.gather(-1, index + 1)
         return -((1 - upper_share) * below + upper_share * above).squeeze(-1)
+
+
+class TwoHotHead(nn.Module):
+    """Predicts a scalar of any scale as :class:`TwoHot` distributions; its first guess is zero."""
+
+    def __init__(self, features: int, bins: int = 65, limit: float = 10.0) -> None:
+        super().__init__()
+        self.coding = TwoHot(bins, limit)
+        self.logits = nn.Linear(features, bins)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return predicted values (...), from ``features`` (..., F)."""
+        values: Tensor = self.coding(self.logits(features))
+        return values
+
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy (...) between the predicted distribution and two-hot ``targets`` (...)."""
+        return self.coding.loss(self.logits(features), targets)
 
 
 class ContinueHead(nn.Module):

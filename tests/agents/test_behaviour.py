@@ -10,7 +10,7 @@ from forethought.agents.behaviour import Behaviour, BehaviourSettings
 from forethought.agents.critic import CriticEnsemble
 from forethought.agents.objective import RewardObjective
 from forethought.core.clip import Clip
-from forethought.core.errors import UnsupportedSpaceError
+from forethought.core.errors import SettingsError, UnsupportedSpaceError
 from forethought.world_model import JEPA, JEPASettings, LatentState
 
 from .behaviours import MODEL, ConstantCritic, make_behaviour, make_clip
@@ -59,8 +59,9 @@ def test_disagreement_can_be_what_is_collected():
     torch.testing.assert_close(cost, -(imagined.disagreement * alive * torch.tensor([1.0, 0.5])).sum(2))
 
 
-def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes():
-    behaviour = make_behaviour(learning_rate=1e-9, actor_learning_rate=1e-9, target_rate=1.0)
+@pytest.mark.parametrize("bins", [0, 21])
+def test_values_stay_the_same_in_reward_units_when_the_reward_scale_changes(bins):
+    behaviour = make_behaviour(learning_rate=1e-9, actor_learning_rate=1e-9, target_rate=1.0, critic_bins=bins)
     torch.nn.init.normal_(behaviour.critic.weights[-1])
     behaviour.target_critic.load_state_dict(behaviour.critic.state_dict())
     clip, latents = make_clip([1.0], [0.0], [8.0]), torch.randn(1, 2, 4)
@@ -120,6 +121,38 @@ def test_the_actor_climbs_the_critics_copy_and_leaves_both_alone():
     assert all(parameter.grad is None for parameter in behaviour.target_critic.parameters())
     for old, now in zip(before, behaviour.critic.parameters(), strict=True):
         torch.testing.assert_close(old, now)
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.01])
+@pytest.mark.parametrize("bins", [0, 65])
+def test_a_critic_learns_targets_of_any_size_whether_it_regresses_or_predicts_distributions(bins, unit):
+    torch.manual_seed(0)
+    critic = CriticEnsemble(3, 2, 16, 2, bins)
+    with torch.no_grad():
+        critic.rescale(torch.tensor(unit))
+    latents, actions, targets = torch.randn(3, 3), torch.randn(3, 2), unit * torch.tensor([-3.0, 0.0, 40.0])
+    torch.testing.assert_close(critic(latents, actions), torch.zeros(2, 3), rtol=0, atol=1e-6)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=0.05)
+    for _ in range(800):
+        optimizer.zero_grad()
+        critic.judged(latents, actions, targets)[1].mean().backward()
+        optimizer.step()
+    values, losses = critic.judged(latents, actions, targets)
+    assert values.shape == losses.shape == (2, 3)
+    assert torch.equal(values, critic(latents, actions))
+    torch.testing.assert_close(values, targets.expand(2, 3), rtol=0.1, atol=0.5 * unit)
+
+
+def test_a_regressing_critics_loss_is_hubers():
+    critic = CriticEnsemble(3, 2, 16, 2)
+    _, losses = critic.judged(torch.randn(4, 3), torch.randn(4, 2), torch.tensor([0.0, 0.5, -1.0, 7.0]))
+    torch.testing.assert_close(losses, torch.tensor([0.0, 0.125, 0.5, 6.5]).expand(2, 4))
+
+
+@pytest.mark.parametrize("bins", [1, 2, 64])
+def test_bins_of_which_none_is_zero_are_refused(bins):
+    with pytest.raises(SettingsError, match=f"critic_bins = {bins} must be 0, or odd"):
+        BehaviourSettings(critic_bins=bins)
 
 
 def test_the_ensembles_members_are_independent_networks():

@@ -163,6 +163,10 @@ class ActionCritic(torch.nn.Module):
     def forward(self, latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return (self.slope * latents[..., 0] + actions[..., 0]).expand(2, *latents.shape[:-1])
 
+    def judged(self, latents, actions, targets):
+        values = self(latents, actions)
+        return values, torch.nn.functional.smooth_l1_loss(values, targets.expand_as(values), reduction="none")
+
 
 class Mirror(torch.nn.Module):
     """Does a hundredth of the latent's first entry."""

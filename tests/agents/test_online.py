@@ -95,10 +95,12 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
         {"behaviour": {"hidden": 16, "value_expansion": None}, "episode_share": None},
         {"num_envs": 2, "episode_share": 0.125, "model": {"latent_dims": 8, "hidden": 16, "block": 2}}
         | {"behaviour": {"hidden": 16, "value_expansion": 4}},
+        {"behaviour": {"hidden": 16, "critic_bins": 21}, "fading": 0.1},
     ],
     ids=[
         *("one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"),
         *("recorded targets and whole episodes", "two environments, blocks, longer imagination and episodes"),
+        "distributions of values and experience that fades",
     ],
 )
 def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small, monkeypatch):
