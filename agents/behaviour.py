@@ -1,6 +1,6 @@
 """Behaviour: actor and critic learned on the latents of a world model, without shaping it.
 
-The critic regresses multi-step returns that bootstrap from copies following slowly. The returns follow the actor in
+The critic learns multi-step returns that bootstrap from copies following slowly. The returns follow the actor in
 imagination, because recorded steps follow the noise that was explored with, and are corrected by what the model gets
 wrong about the recorded ones. The actor climbs the critic's copy, and what acts when it counts is the actor's own
 moving average: where everything goes well, one action more or less hardly matters, the critic's slope is mostly noise,
@@ -57,8 +57,8 @@ class BehaviourSettings(OptimizationSettings):
     critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
     critic_bins: Annotated[int, Range(ge=0, le=4095)] = 0
-    """Bins, odd in number, over which the critic predicts how values are distributed, as TD-MPC2 does; 0 for a critic
-    that regresses their mean."""
+    """Bins, odd in number, over which the critic predicts how values are distributed, as TD-MPC2 does; what counts is
+    the mean in symlog space, which is below that of values that differ much. 0 for a critic that regresses values."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
     value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
@@ -340,7 +340,7 @@ class Behaviour(nn.Module):
 
     @torch.no_grad()
     def _measure_rewards_by(self, size: float) -> None:
-        """Adopt ``size`` as the unit of rewards and values; what the critics say stays the same in reward units."""
+        """Adopt ``size`` as the unit of rewards and values; what regressing critics say stays the same in rewards."""
         change = self.reward_scale / size
         for critic in (self.critic, self.target_critic):
             critic.rescale(change)

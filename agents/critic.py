@@ -12,7 +12,7 @@ from ..world_model import EnsembleMLP, TwoHot
 class CriticEnsemble(EnsembleMLP):
     """E independent MLPs of (latent, action), in units of the reward scale.
 
-    They regress values, or predict them as distributions over bins, whose values are in a unit of their own.
+    They regress values, or predict how they are distributed over bins, which are in these units, too.
 
     Args:
         latent_dims, action_dims: D and A.
@@ -21,14 +21,10 @@ class CriticEnsemble(EnsembleMLP):
         bins: of the distributions; 0 to regress.
     """
 
-    unit: Tensor
-
     def __init__(self, latent_dims: int, action_dims: int, hidden: int, members: int, bins: int = 0) -> None:
         super().__init__(latent_dims + action_dims, [hidden, hidden], bins or 1, members)
         nn.init.zeros_(self.weights[-1])
         self.coding = TwoHot(bins) if bins else None
-        if bins:
-            self.register_buffer("unit", torch.ones(()))
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:  # type: ignore[override]
         """Return values (E, ...) of ``actions`` (..., A) in ``latents`` (..., D)."""
@@ -41,15 +37,16 @@ class CriticEnsemble(EnsembleMLP):
         targets = targets.expand_as(values)
         if self.coding is None:
             return values, F.smooth_l1_loss(values, targets, reduction="none")
-        return values, self.coding.loss(outputs, targets / self.unit)
+        return values, self.coding.loss(outputs, targets)
 
     def rescale(self, factor: Tensor) -> None:
-        """Multiply all values by ``factor``, a scalar, from now on."""
-        if self.coding is not None:
-            self.unit.mul_(factor)
-            return
-        self.weights[-1].mul_(factor)
-        self.biases[-1].mul_(factor)
+        """Multiply all values by ``factor``, a scalar, from now on.
+
+        Distributions cannot follow: they have to be learned anew, and their bins stay fit for rewards of any scale.
+        """
+        if self.coding is None:
+            self.weights[-1].mul_(factor)
+            self.biases[-1].mul_(factor)
 
     def _values(self, outputs: Tensor) -> Tensor:
-        return outputs.squeeze(-1) if self.coding is None else self.coding(outputs) * self.unit
+        return outputs.squeeze(-1) if self.coding is None else self.coding(outputs)

@@ -26,7 +26,7 @@ _RECENCY = 3
 
 
 def draw_rows(rng: np.random.Generator, count: int, first: int, last: int, fading: float = 0.0) -> Places:
-    """Return ``count`` rows in [first, last), each row by a share ``fading`` more rarely than the next newer one.
+    """Return ``count`` rows in [first, last), each drawn by a share ``fading`` more rarely than the next newer one.
 
     Down to FADED: rows as old as that, or older, are drawn equally often. Without fading all are.
     """

@@ -13,7 +13,7 @@ from ..core.errors import RunFolderError
 from ..core.files import as_json
 from ..core.provenance import list_changes as list_other_conditions
 from ..core.runs import Run
-from ..core.settings import merged
+from ..core.settings import Settings, field_names, merged, without_unknown
 from .results import noted_settings
 from .settings import TrainSettings, differences, list_changes
 
@@ -22,35 +22,19 @@ IDENTITY = {"task", "agent", "seed", "world_model"}
 fits its checkpoint: more steps, or a smaller batch where memory was short."""
 
 
-def settings_to_go_on_with(checkpoint: Checkpoint, asked: TrainSettings) -> TrainSettings:
-    """Return what a run goes on with: what its agent had, but for what is asked for otherwise since.
+def settings_to_go_on_with(run: Run, checkpoint: Checkpoint, asked: TrainSettings) -> TrainSettings:
+    """Return what a run goes on with: what its agent had, but for what is asked for otherwise than before.
 
-    So defaults that have changed since change nothing. Settings that there are no more are left out.
-
-    Args:
-        checkpoint: of the run.
-        asked: by its ``config.json`` today.
-    """
-    had = _agent_settings(checkpoint)
-    known = None if had is None else getattr(agents.get(asked.agent), "Settings", None)
-    if had is None or known is None:
-        return asked
-    before = _asked_before(checkpoint).agent_settings
-    kept = _still_meant(had, known().to_dict(), before, asked.agent_settings)
-    return asked.replace(agent_settings=merged(kept, asked.agent_settings))
-
-
-def check_changes(run: Run, checkpoint: Checkpoint, asked: TrainSettings, agent_settings: dict[str, Any]) -> bool:
-    """Return whether what is learned stays the same; warn of any change, and refuse another run's settings.
+    So defaults that have changed since change nothing. What is not asked for any more has its default of today, and
+    settings that there are no more are left out.
 
     Args:
         run: about to go on.
         checkpoint: from which it does.
         asked: by its ``config.json`` today.
-        agent_settings: all those that the agent has with which it goes on.
 
     Raises:
-        RunFolderError: its ``config.json`` asks for another run.
+        RunFolderError: that is another run.
     """
     before, had = _asked_before(checkpoint), _agent_settings(checkpoint)
     changes = list_changes(before, asked)
@@ -59,7 +43,25 @@ def check_changes(run: Run, checkpoint: Checkpoint, asked: TrainSettings, agent_
             f"{run.folder / 'config.json'} was changed into that of another run ({'; '.join(changes.values())}): undo "
             "that, or train in another folder."
         )
-    if had is not None:  # then it is what the agent has that counts, not the words in which it was asked for
+    known = None if had is None else getattr(agents.get(asked.agent), "Settings", None)
+    if had is None or not (isinstance(known, type) and issubclass(known, Settings)):
+        return asked
+    words = (_spelled_out(one.agent_settings, known) for one in (before, asked))
+    return asked.replace(agent_settings=_altered(without_unknown(known, had), *words))
+
+
+def check_changes(run: Run, checkpoint: Checkpoint, asked: TrainSettings, agent_settings: dict[str, Any]) -> bool:
+    """Return whether what is learned stays the same, and warn of any change.
+
+    Args:
+        run: about to go on.
+        checkpoint: from which it does.
+        asked: by its ``config.json`` today.
+        agent_settings: all those that the agent has with which it goes on, if it tells.
+    """
+    before, had = _asked_before(checkpoint), _agent_settings(checkpoint)
+    changes = list_changes(before, asked)
+    if had is not None and agent_settings:  # it is what the agent has that counts, not in what words it was asked for
         noted = noted_settings(before, {"agent_settings": had})
         changes = list_changes(before, asked.replace(agent_settings=before.agent_settings))
         changes |= differences(as_json(noted), as_json(agent_settings), "agent_settings.")
@@ -85,17 +87,25 @@ def _agent_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _still_meant(
-    had: Mapping[str, Any], known: Mapping[str, Any], before: Mapping[str, Any], asked: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return ``had`` without settings that there are no more, and those that were asked for ``before`` and not now."""
-    kept = {}
-    for name, value in had.items():
-        if name not in known:
+def _spelled_out(words: Mapping[str, Any], known: type[Settings]) -> dict[str, Any]:
+    """Return the settings that an agent is asked for, with the planner where it belongs."""
+    if "planner" not in words or "planner" in field_names(known):
+        return dict(words)
+    others = {name: value for name, value in words.items() if name != "planner"}
+    return merged(merged({"planning": {}}, others), {"planning": {"planner": words["planner"]}})
+
+
+def _altered(had: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``had`` with what is asked for ``now`` and was not ``before``; what is not any more is left out."""
+    result = dict(had)
+    for name in dict.fromkeys([*before, *now]):
+        if name in before and name in now and before[name] == now[name]:
             continue
-        nested = known[name], before.get(name, {}), asked.get(name, {})
-        if isinstance(value, Mapping) and all(isinstance(one, Mapping) for one in nested):
-            kept[name] = _still_meant(value, *nested)
-        elif name not in before or name in asked:
-            kept[name] = value
-    return kept
+        have, said, says = had.get(name), before.get(name, {}), now.get(name, {})
+        if isinstance(have, Mapping) and isinstance(said, Mapping) and isinstance(says, Mapping):
+            result[name] = _altered(have, said, says)
+        elif name in now:
+            result[name] = now[name]
+        else:
+            result.pop(name, None)
+    return result

@@ -35,12 +35,11 @@ def representation_table(task: str, cells: Sequence[Cell]) -> Table | None:
         rows,
         f"{task}: latents {when}",
         [
-            f"Mean of the logged checks between the last {LAST_EVALUATIONS} evaluations and the one before, on steps "
-            "held out until then, over seeds, with 95 % bootstrap intervals. Spread is the standard deviation over "
-            "states, the mean and the least of all dimensions. Errors are of open-loop prediction, in model steps, as "
-            "shares of what expecting no change would miss, each in its model's own latents: one that leaves out what "
-            "is hard to predict has small ones. Alarms are logged checks that took the latents for collapsed, from the "
-            "beginning."
+            f"Mean of the logged checks after the evaluation before the last {LAST_EVALUATIONS}, on steps held out "
+            "until then, over seeds, with 95 % bootstrap intervals. Spread is the standard deviation over states, the "
+            "mean and the least of all dimensions. Errors are of open-loop prediction, in model steps, as shares of "
+            "what expecting no change would miss, each in its model's own latents: one that leaves out what is hard to "
+            "predict has small ones. Alarms are logged checks that took the latents for collapsed, from the beginning."
         ],
     )
 

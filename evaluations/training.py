@@ -84,20 +84,12 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
     settings = settings_of(run)
     if run.status == "finished":
         raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
-    with limited_threads(settings.threads):
-        checkpoint = None
-        if run.checkpoints():
-            with run.locked():
-                checkpoint = run.latest_checkpoint()
-        with _blaming_config(run):
-            agent = _make_agent(settings_to_go_on_with(checkpoint, settings) if checkpoint else settings, run.folder)
-        if not hasattr(agent, "restore"):
-            raise RunFolderError(
-                f"{folder} cannot be resumed, because the agent {settings.agent!r} cannot save its experience: "
-                "train it again in another folder."
-            )
+    with limited_threads(settings.threads), run.locked():
+        checkpoint, agent = _brought_back(run, settings)
         with run:
-            return _Session(run, settings, agent, on_progress, checkpoint or run.latest_checkpoint()).go()
+            session = _Session(run, settings, agent, on_progress, checkpoint)
+            del checkpoint  # its experience is the agent's by now, and need not be held twice
+            return session.go()
 
 
 def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
@@ -115,6 +107,20 @@ def load_trained(folder: str | os.PathLike[str]) -> tuple[Any, TrainSettings]:
     with _blaming_config(run):
         agent = agents.get(settings.agent)
     return agent.load(path), settings
+
+
+def _brought_back(run: Run, settings: TrainSettings) -> tuple[Checkpoint, Any]:
+    """Return the checkpoint from which a run goes on, and the agent that does, as it was before it learned."""
+    checkpoint = run.latest_checkpoint() if run.checkpoints() else None
+    with _blaming_config(run):
+        chosen = settings if checkpoint is None else settings_to_go_on_with(run, checkpoint, settings)
+        agent = _make_agent(chosen, run.folder)
+    if not hasattr(agent, "restore"):
+        raise RunFolderError(
+            f"{run.folder} cannot be resumed, because the agent {settings.agent!r} cannot save its experience: train "
+            "it again in another folder."
+        )
+    return checkpoint or run.latest_checkpoint(), agent
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class TwoHot(nn.Module):
         self.register_buffer("bins", torch.linspace(-limit, limit, bins), persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Return the values (...) that ``logits`` (..., bins) mean."""
+        """Return the values (...) that ``logits`` (..., bins) mean: of what has its mean there in symlog space."""
         return symexp((logits.float().softmax(-1) * self.bins).sum(-1))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:

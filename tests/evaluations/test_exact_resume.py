@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -22,13 +23,16 @@ from forethought.agents.online import OnlineTraining
 from forethought.agents.settings import JEPAAgentSettings
 from forethought.core.errors import CheckpointError, RunFolderError
 from forethought.core.runs import Run
+from forethought.core.settings import without_unknown
 from forethought.core.trees import unflatten_tree
 from forethought.envs import EpisodeStore
 from forethought.evaluations import TrainSettings, resume, train
 from forethought.evaluations.collect import CollectSettings, collect
+from forethought.evaluations.going_on import _altered, _spelled_out
 from forethought.evaluations.pretraining import PretrainSettings, pretrain
 from forethought.planners import available_planners, planner_class
 from forethought.planners.check import example_specs
+from forethought.world_model import VisionSettings
 
 from .conftest import reproducible
 
@@ -130,13 +134,61 @@ def test_what_its_settings_were_changed_to_holds_and_what_was_taken_out_of_them_
     stopped_half_way(settings.replace(agent_settings=chosen), tmp_path / "run", monkeypatch)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     del config["agent_settings"]["exploration"]
-    config["agent_settings"] |= {"endings": 0.2, "batch_size": 8}
+    config["agent_settings"] |= {"endings": 0.2}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="endings was 0.1, is 0.2; agent_settings.exploration was 0.4, is 0.2"):
+    monkeypatch.setattr(JEPAAgent, "Settings", LaterSettings)
+    with pytest.warns(UserWarning, match="endings was 0.1, is 0.2; agent_settings.exploration was 0.4, is 0.9"):
         resume(tmp_path / "run")
     noted = Run.open(tmp_path / "run").manifest
-    assert (noted["resume"], noted["agent_settings"]["endings"]) == ("inexact", 0.2)
-    assert noted["agent_settings"]["exploration"] == JEPAAgentSettings().exploration
+    assert noted["resume"] == "inexact"
+    assert noted["agent_settings"]["behaviour"]["smoothing"] == BehaviourSettings().smoothing, "as it was, of itself"
+
+
+def test_what_a_run_comes_from_is_not_held_while_it_learns(tmp_path, monkeypatch):
+    held = []
+
+    def load(run, load=Run.latest_checkpoint):
+        checkpoint = load(run)
+        held.append(weakref.ref(checkpoint))
+        return checkpoint
+
+    def learn(training, updates, learn=OnlineTraining.learn):
+        alive.append(held[0]() is not None)
+        learn(training, updates)
+
+    alive: list[bool] = []
+    stopped_half_way(asked("Pendulum-v1", "policy", 1), tmp_path / "run", monkeypatch)
+    monkeypatch.setattr(Run, "latest_checkpoint", load)
+    monkeypatch.setattr(OnlineTraining, "learn", learn)
+    resume(tmp_path / "run")
+    assert alive
+    assert not any(alive)
+
+
+@pytest.mark.parametrize(
+    ("had", "before", "now", "goes_on"),
+    [
+        ({"a": 1, "b": 2}, {}, {}, {"a": 1, "b": 2}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"a": 3}, {"a": 3, "b": 2}),
+        ({"a": 1, "b": 2}, {"a": 1}, {}, {"b": 2}),
+        ({"a": {"c": 1, "d": 2}, "b": 2}, {"a": {"c": 1}}, {}, {"a": {"d": 2}, "b": 2}),
+        ({"a": {"c": 1, "d": 2}}, {"a": {"c": 1}}, {"a": {"c": 1, "d": 5}}, {"a": {"c": 1, "d": 5}}),
+        ({"a": {"c": 1, "d": 2}}, {"a": None}, {"a": None}, {"a": {"c": 1, "d": 2}}),
+        ({"a": {"c": 1, "d": 2}}, {}, {"a": None}, {"a": None}),
+        ({"planning": {"planner": "mppi", "horizon": 3}}, {"planner": "mppi"}, {}, {"planning": {"horizon": 3}}),
+        ({"planning": {"planner": "mppi"}}, {"planner": "mppi"}, {"planner": "cem"}, {"planning": {"planner": "cem"}}),
+    ],
+)
+def test_only_what_is_asked_for_otherwise_than_before_is_changed(had, before, now, goes_on):
+    words = (_spelled_out(one, JEPAAgentSettings) for one in (before, now))
+    assert _altered(had, *words) == goes_on
+
+
+def test_settings_that_there_are_no_more_are_left_out_at_any_depth():
+    noted = JEPAAgentSettings(model={"vision": VisionSettings(image_size=32, patch_size=8)}).to_dict()
+    later = {**noted, "gone": 1, "model": {**noted["model"], "gone": 2}}
+    later["model"]["vision"] = {**noted["model"]["vision"], "gone": 3}
+    assert without_unknown(JEPAAgentSettings, later) == noted
 
 
 @pytest.mark.filterwarnings("ignore:.*config.json was changed")

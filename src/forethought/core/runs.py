@@ -69,6 +69,7 @@ class Run:
         self.config = config
         self.manifest = manifest
         self._lock: FolderLock | None = None
+        self._goes_on = False
         self._unwritten = b""
         self._checkpoints = CheckpointFolder(folder / "checkpoints")
 
@@ -135,6 +136,7 @@ class Run:
     def __enter__(self) -> Self:
         if self._lock is None:
             self._take_lock()
+        if not self._goes_on:
             try:
                 self._start()
             except BaseException:
@@ -144,7 +146,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock inside the block, to change what is noted of the run without going on with it.
+        """Hold the lock inside the block, without going on with the run unless it is entered there.
 
         Raises:
             RunFolderError: another process works on the run.
@@ -184,7 +186,7 @@ class Run:
         """Give the folder's lock back; a ``with`` block does it by itself."""
         if self._lock is not None:
             self._lock.release()
-            self._lock = None
+            self._lock, self._goes_on = None, False
 
     @property
     def status(self) -> Status:
@@ -304,6 +306,7 @@ class Run:
                 stacklevel=3,
             )
         self.note(status="running", reason=None, starts=[*starts, start])
+        self._goes_on = True
 
     def _require_lock(self) -> None:
         if self._lock is None:

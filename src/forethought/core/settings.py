@@ -106,6 +106,21 @@ def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return both
 
 
+def without_unknown(cls: type[Settings], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``data``, the output of :meth:`Settings.to_dict` of another version, without what ``cls`` does not have.
+
+    Settings that are nested in it are looked through, too.
+    """
+    kept = {}
+    for name, hint in _hints(cls).items():
+        if name in data:
+            options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
+            nested = next((option for option in options if issubclass(option, Settings)), None)
+            value = data[name]
+            kept[name] = without_unknown(nested, value) if nested and isinstance(value, Mapping) else value
+    return kept
+
+
 def field_names(cls: type[Settings]) -> list[str]:
     """Return the names of a settings class's fields."""
     return [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
