@@ -123,7 +123,6 @@ class Job:
         if not holds_run(self.folder):
             return
         run = Run.open(self.folder)
-        kept = settings_of(run)
         relation = compare_with_kept(run, self.settings, built)
         if relation.changes:
             since = ", because defaults have changed since" if relation.by_default else ""
@@ -134,7 +133,7 @@ class Job:
             )
         self._extends = relation.extends
         if not self._extends:  # as long as it is, and asked for in today's words, in case that it has to begin again
-            self.settings = kept.replace(agent_settings=self.settings.agent_settings)
+            self.settings = settings_of(run).replace(agent_settings=self.settings.agent_settings)
         if run.status == "finished" and not self._extends:
             self.state = "skipped"
             self.look()

@@ -80,7 +80,7 @@ class TaskSummary:
         )
 
     def tables(self) -> list[Table]:
-        """Return the scores, and as far as it is known what they cost, what is published and what planners added."""
+        """Return the scores, and as far as it is known cost, what is published, the latents and what planners added."""
         others = beside_published(self.task, self.cells, self.published, self.horizon or 0)
         worth = [planner_worth(self.task, cell) for cell in self.cells]
         known = [self.cost_table(), others, representation_table(self.task, self.cells), *worth]

@@ -27,14 +27,7 @@ from .evaluate import Evaluation, evaluate
 from .going_on import check_changes, has_been_exact, settings_to_go_on_with
 from .milestones import PROGRESS_EVERY_S, Interruption, MetricsWriter, MilestoneCallback, latest_losses
 from .planner_table import acts_bare, bare_policy, evaluate_planners
-from .settings import (
-    Progress,
-    TrainingResult,
-    TrainSettings,
-    command_line,
-    resolved_settings,
-    settings_of,
-)
+from .settings import Progress, TrainingResult, TrainSettings, command_line, resolved_settings, settings_of
 from .stage import limited_threads
 
 AGENT_FILE = "agent.zip"

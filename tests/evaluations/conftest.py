@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +18,15 @@ from stable_baselines3.common.logger import Logger
 
 from forethought.core.checkpoints import Checkpoint
 from forethought.core.runs import Run
+from forethought.evaluations import jobs
 from forethought.evaluations.collect import Collected
+from forethought.evaluations.compare import compare
 from forethought.evaluations.importing import ImportSettings, import_episodes
 from forethought.evaluations.results import read_results
 from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.summary import summarise
+
+from .scripted import WORKER
 
 
 class Countdown(gym.Env):
@@ -238,3 +244,14 @@ def bring(file: Any, tmp_path: Path) -> Callable[..., Collected]:
         return import_episodes(ImportSettings(str(source or file.path), **settings), tmp_path / "out", on_progress)
 
     return bring
+
+
+@pytest.fixture
+def scripted(monkeypatch, tmp_path):
+    """Replaces the training process by a script whose fate the agent's settings decide, seed by seed."""
+    (tmp_path / "scripted_worker.py").write_text(textwrap.dedent(WORKER))
+    monkeypatch.setattr(jobs, "WORKER", "scripted_worker")
+    monkeypatch.setattr(jobs, "POLL_S", 0.05)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: run.agent_settings)
+    return tmp_path / "root"

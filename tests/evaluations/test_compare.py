@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
-import textwrap
 import threading
 from functools import partial
 
@@ -18,7 +16,6 @@ from rich.console import Console
 from forethought.cli.main import main
 from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError, UnsupportedSpaceError, WriteError
 from forethought.core.runs import Run
-from forethought.evaluations import jobs
 from forethought.evaluations.compare import BuiltAgents, CompareSettings, compare
 from forethought.evaluations.jobs import Job, folder_of
 from forethought.evaluations.planner_table import evaluate_planners
@@ -27,6 +24,7 @@ from forethought.evaluations.training import resume, train
 from forethought.evaluations.views import ComparisonView
 
 from .conftest import reproducible
+from .scripted import settings, states
 
 SMALL = {
     "learning_starts": 20,
@@ -34,49 +32,6 @@ SMALL = {
     "model": {"latent_dims": 4, "hidden": 8, "directions": 4, "unroll": 3},
     "behaviour": {"hidden": 8},
 }
-
-WORKER = """
-import json, os, signal, sys, time
-from pathlib import Path
-from forethought.core.runs import Run
-
-settings, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-fate = settings["agent_settings"].get(str(settings["seed"]), "good")
-run = Run.open(folder).__enter__() if (folder / "config.json").exists() else Run.create(folder, settings)
-signal.signal(signal.SIGTERM, lambda *_: (run.set_status("interrupted"), run.release(), os._exit(130)))
-print("begun", flush=True)
-if fate == "crash":
-    run.set_status("failed", "ValueError: wrong turn")
-    sys.exit("ValueError: wrong turn")
-if fate == "kill" or fate == "kill once" and not list(folder.parent.glob(".*abandoned*")):
-    os.kill(os.getpid(), signal.SIGKILL)
-for step in (10, 20, 30):
-    run.log({"evaluation/returns": [step, step], "evaluation/return_mean": step, "time/cpu_seconds": 1}, step)
-    time.sleep(30 if fate == "slow" else 0)
-run.set_status("finished")
-run.release()
-"""
-
-
-@pytest.fixture
-def scripted(monkeypatch, tmp_path):
-    """Replaces the training process by a script whose fate the agent's settings decide, seed by seed."""
-    (tmp_path / "scripted_worker.py").write_text(textwrap.dedent(WORKER))
-    monkeypatch.setattr(jobs, "WORKER", "scripted_worker")
-    monkeypatch.setattr(jobs, "POLL_S", 0.05)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: run.agent_settings)
-    return tmp_path / "root"
-
-
-def settings(fates=(), **changes):
-    fates = {"sac": {str(seed): fate for seed, fate in enumerate(fates)}} if fates else {}
-    asked = {"tasks": ("Task-v0",), "agents": ("sac",), "seeds": 1, "steps": 30, "evaluations": 3, "jobs": 2}
-    return CompareSettings(**{**asked, "agent_settings": fates, **changes})
-
-
-def states(seen):
-    return {job.settings.seed: job.state for job in seen}
 
 
 def test_every_run_has_its_folder_process_and_log(scripted):
@@ -225,65 +180,6 @@ def test_other_settings_in_the_same_folder_are_refused_and_named(scripted):
     compare(settings(), scripted)
     with pytest.raises(RunFolderError, match="steps was 30, is 60"):
         compare(settings(steps=60), scripted)
-
-
-def note_agent_settings(folder, **settings):
-    with Run.open(folder) as run:
-        run.note(agent_settings=settings)
-
-
-def test_an_agent_whose_defaults_have_changed_is_another(scripted, monkeypatch):
-    compare(settings(), scripted)
-    note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9, tau=0.1)
-    today = {"gamma": 0.99, "tau": 0.1}
-    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: today | run.agent_settings)
-    with pytest.raises(RunFolderError) as refusal:
-        compare(settings(seeds=2), scripted)
-    assert "other settings, because defaults have changed since (agent_settings.gamma was 0.9, is 0.99)" in str(
-        refusal.value
-    )
-    assert not (scripted / "Task-v0/sac/seed_1").exists()
-    seen = []
-    as_it_was = {"sac": {"gamma": 0.9}}
-    compare(settings(agent_settings=as_it_was), scripted, lambda jobs, job: seen.append(states(jobs)))
-    assert seen[-1] == {0: "skipped"}
-    with pytest.raises(RunFolderError, match=r"other settings \(agent_settings.tau was 0.1, is 0.2\)"):
-        compare(settings(agent_settings={"sac": {"gamma": 0.9, "tau": 0.2}}), scripted)
-
-
-@pytest.mark.parametrize("more", [False, True])
-def test_what_begins_again_or_goes_on_does_so_with_the_settings_that_were_asked_for_last(scripted, monkeypatch, more):
-    compare(settings(), scripted)
-    folder = scripted / "Task-v0/sac/seed_0"
-    note_agent_settings(folder, gamma=0.9)
-    if not more:
-        with Run.open(folder) as run:
-            run.set_status("interrupted")  # before there was a checkpoint
-    monkeypatch.setattr(
-        sys.modules[compare.__module__], "_built_settings", lambda run: {"gamma": 0.99} | run.agent_settings
-    )
-    steps = {"steps": 60, "evaluations": 6} if more else {}
-    seen = []
-    compare(
-        settings(agent_settings={"sac": {"gamma": 0.9}}, **steps), scripted, lambda jobs, job: seen.append(states(jobs))
-    )
-    assert seen[-1] == {0: "finished"}
-    assert json.loads((folder / "config.json").read_text())["agent_settings"] == {"gamma": 0.9}
-
-
-def test_a_finished_run_of_an_agent_that_cannot_be_built_any_more_counts_as_it_was_asked_for(scripted, monkeypatch):
-    compare(settings(), scripted)
-    note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9)
-
-    def gone(run):
-        raise ZeroDivisionError("of somebody's environment")
-
-    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", gone)
-    seen = []
-    compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
-    assert seen[-1] == {0: "skipped"}
-    with pytest.raises(ZeroDivisionError):
-        compare(settings(seeds=2), scripted)
 
 
 def test_a_longer_run_that_is_judged_at_the_same_steps_will_do(scripted):

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from forethought.agents import JEPAAgentSettings
 from forethought.core.errors import CheckpointError, RunFolderError
 from forethought.core.runs import Run
 from forethought.evaluations.compare import COMPARISON_FILE, summarise_folders
@@ -148,69 +147,11 @@ def test_other_held_out_episodes_and_other_seeds_are_told(make_run, tmp_path):
     assert "did not run the same seeds (jepa: 0; sac: 1)" in notes
 
 
-def test_one_agent_asked_for_in_other_words_on_another_task_is_one_agent(make_run, tmp_path):
-    for task, asked in (("A-v0", {}), ("B-v0", {"gamma": 0.9})):
-        with Run.open(make_run("sac", task=task, agent_settings=asked)) as run:
-            run.note(agent_settings={"gamma": 0.9})
-            run.set_status("finished")
-    assert not [note for note in summary_of(tmp_path).notes if "asked for with other settings" in note]
-
-
-def test_other_libraries_and_processors_are_told(make_run, tmp_path):
-    def note(seed, processor, status="finished", **versions):
-        with Run.open(make_run(seed=seed)) as run:
-            start = {**run.manifest["starts"][-1], "processor": processor}
-            run.note(starts=[{**start, "versions": {"python": "3.11.7", "torch": "2.13.0", **versions}}])
-            run.set_status(status)
-
-    note(0, "AMD EPYC", gymnasium="1.4.0")
-    note(1, "AMD EPYC", gymnasium="1.4.0", mujoco=None)
-    note(2, None, gymnasium="1.4.0")  # of a run too old to know
-    note(3, "Xeon", "failed", gymnasium="1.5.0", torch="2.11.0")
-    assert not [note for note in summary_of(tmp_path).notes if "The runs were not made" in note]
-    note(4, "Xeon", gymnasium="1.5.0", torch="2.11.0")
-    assert [note for note in summary_of(tmp_path).notes if "The runs were not made" in note] == [
-        "The runs were not made with one version of gymnasium (1.4.0, 1.5.0): tasks may differ between them.",
-        "The runs were not made with one version of torch (2.11.0, 2.13.0).",
-        "The runs were not made on one kind of processor (AMD EPYC; Xeon): CPU times cannot be compared.",
-    ]
-
-
 def test_agents_stand_in_the_order_of_the_comparison_the_random_one_last(make_run, tmp_path):
     for agent in ("random", "ppo", "sac", "jepa"):
         make_run(agent)
     assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa", "ppo", "sac", "random"]
     assert [cell.label for cell in summary_of(tmp_path, ["sac"]).tasks[0].cells] == ["sac", "jepa", "ppo", "random"]
-
-
-def test_two_settings_of_one_agent_are_two_agents(make_run, tmp_path):
-    make_run.func(tmp_path / "a", "jepa", 0, agent_settings={"planning": {"horizon": 9, "budget": 1}})
-    make_run.func(tmp_path / "b", "jepa", 0, agent_settings={"planning": {"horizon": 5, "budget": 1}})
-    labels = [cell.label for cell in summary_of(tmp_path).tasks[0].cells]
-    assert labels == ["jepa (planning.horizon=5)", "jepa (planning.horizon=9)"]
-
-
-def test_settings_asked_for_and_the_same_by_default_are_one_agent(make_run, tmp_path):
-    for seed, asked in enumerate(({}, {"horizon": 3})):
-        with Run.open(make_run(seed=seed, agent_settings=asked)) as run:
-            run.note(agent_settings={"horizon": 3})
-            run.set_status("finished")
-    assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
-
-
-def test_a_setting_that_a_run_is_too_old_to_know_has_its_default(make_run, tmp_path):
-    whole = JEPAAgentSettings().to_dict()
-    older = {**whole, "behaviour": {name: value for name, value in whole["behaviour"].items() if name != "reward"}}
-    other = {**whole, "behaviour": whole["behaviour"] | {"reward": "disagreement"}}
-    other["model"] = whole["model"] | {"ensemble": 5}
-    for seed, noted in enumerate((older, whole, other)):
-        with Run.open(make_run("jepa", seed)) as run:
-            run.note(agent_settings=noted)
-            run.set_status("finished")
-    labels = [cell.label for cell in summary_of(tmp_path).tasks[0].cells]
-    seeking, usual = sorted(labels)
-    assert "behaviour.reward=disagreement" in seeking
-    assert "behaviour.reward=task" in usual
 
 
 def test_the_first_agent_is_compared_with_each_other_one(make_run, tmp_path):

@@ -1,0 +1,133 @@
+"""Whether runs are of one agent: by all its settings, in whatever words, and beside that by what they ran on."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from forethought.agents.settings import JEPAAgentSettings
+from forethought.core.errors import RunFolderError
+from forethought.core.runs import Run
+from forethought.evaluations.compare import compare
+
+from .conftest import summary_of
+from .scripted import settings, states
+
+
+def note_agent_settings(folder, **settings):
+    with Run.open(folder) as run:
+        run.note(agent_settings=settings)
+
+
+def test_an_agent_whose_defaults_have_changed_is_another(scripted, monkeypatch):
+    compare(settings(), scripted)
+    note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9, tau=0.1)
+    today = {"gamma": 0.99, "tau": 0.1}
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: today | run.agent_settings)
+    with pytest.raises(RunFolderError) as refusal:
+        compare(settings(seeds=2), scripted)
+    assert "other settings, because defaults have changed since (agent_settings.gamma was 0.9, is 0.99)" in str(
+        refusal.value
+    )
+    assert not (scripted / "Task-v0/sac/seed_1").exists()
+    seen = []
+    as_it_was = {"sac": {"gamma": 0.9}}
+    compare(settings(agent_settings=as_it_was), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped"}
+    with pytest.raises(RunFolderError, match=r"other settings \(agent_settings.tau was 0.1, is 0.2\)"):
+        compare(settings(agent_settings={"sac": {"gamma": 0.9, "tau": 0.2}}), scripted)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_what_begins_again_or_goes_on_does_so_with_the_settings_that_were_asked_for_last(scripted, monkeypatch, more):
+    compare(settings(), scripted)
+    folder = scripted / "Task-v0/sac/seed_0"
+    note_agent_settings(folder, gamma=0.9)
+    if not more:
+        with Run.open(folder) as run:
+            run.set_status("interrupted")  # before there was a checkpoint
+    monkeypatch.setattr(
+        sys.modules[compare.__module__], "_built_settings", lambda run: {"gamma": 0.99} | run.agent_settings
+    )
+    steps = {"steps": 60, "evaluations": 6} if more else {}
+    seen = []
+    compare(
+        settings(agent_settings={"sac": {"gamma": 0.9}}, **steps), scripted, lambda jobs, job: seen.append(states(jobs))
+    )
+    assert seen[-1] == {0: "finished"}
+    assert json.loads((folder / "config.json").read_text())["agent_settings"] == {"gamma": 0.9}
+
+
+def test_a_finished_run_of_an_agent_that_cannot_be_built_any_more_counts_as_it_was_asked_for(scripted, monkeypatch):
+    compare(settings(), scripted)
+    note_agent_settings(scripted / "Task-v0/sac/seed_0", gamma=0.9)
+
+    def gone(run):
+        raise ZeroDivisionError("of somebody's environment")
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", gone)
+    seen = []
+    compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
+    assert seen[-1] == {0: "skipped"}
+    with pytest.raises(ZeroDivisionError):
+        compare(settings(seeds=2), scripted)
+
+
+def test_two_settings_of_one_agent_are_two_agents(make_run, tmp_path):
+    make_run.func(tmp_path / "a", "jepa", 0, agent_settings={"planning": {"horizon": 9, "budget": 1}})
+    make_run.func(tmp_path / "b", "jepa", 0, agent_settings={"planning": {"horizon": 5, "budget": 1}})
+    labels = [cell.label for cell in summary_of(tmp_path).tasks[0].cells]
+    assert labels == ["jepa (planning.horizon=5)", "jepa (planning.horizon=9)"]
+
+
+def test_settings_asked_for_and_the_same_by_default_are_one_agent(make_run, tmp_path):
+    for seed, asked in enumerate(({}, {"horizon": 3})):
+        with Run.open(make_run(seed=seed, agent_settings=asked)) as run:
+            run.note(agent_settings={"horizon": 3})
+            run.set_status("finished")
+    assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
+
+
+def test_a_setting_that_a_run_is_too_old_to_know_has_its_default(make_run, tmp_path):
+    whole = JEPAAgentSettings().to_dict()
+    older = {**whole, "behaviour": {name: value for name, value in whole["behaviour"].items() if name != "reward"}}
+    other = {**whole, "behaviour": whole["behaviour"] | {"reward": "disagreement"}}
+    other["model"] = whole["model"] | {"ensemble": 5}
+    for seed, noted in enumerate((older, whole, other)):
+        with Run.open(make_run("jepa", seed)) as run:
+            run.note(agent_settings=noted)
+            run.set_status("finished")
+    labels = [cell.label for cell in summary_of(tmp_path).tasks[0].cells]
+    seeking, usual = sorted(labels)
+    assert "behaviour.reward=disagreement" in seeking
+    assert "behaviour.reward=task" in usual
+
+
+def test_one_agent_asked_for_in_other_words_on_another_task_is_one_agent(make_run, tmp_path):
+    for task, asked in (("A-v0", {}), ("B-v0", {"gamma": 0.9})):
+        with Run.open(make_run("sac", task=task, agent_settings=asked)) as run:
+            run.note(agent_settings={"gamma": 0.9})
+            run.set_status("finished")
+    assert not [note for note in summary_of(tmp_path).notes if "asked for with other settings" in note]
+
+
+def test_other_libraries_and_processors_are_told(make_run, tmp_path):
+    def note(seed, processor, status="finished", **versions):
+        with Run.open(make_run(seed=seed)) as run:
+            start = {**run.manifest["starts"][-1], "processor": processor}
+            run.note(starts=[{**start, "versions": {"python": "3.11.7", "torch": "2.13.0", **versions}}])
+            run.set_status(status)
+
+    note(0, "AMD EPYC", gymnasium="1.4.0")
+    note(1, "AMD EPYC", gymnasium="1.4.0", mujoco=None)
+    note(2, None, gymnasium="1.4.0")  # of a run too old to know
+    note(3, "Xeon", "failed", gymnasium="1.5.0", torch="2.11.0")
+    assert not [note for note in summary_of(tmp_path).notes if "The runs were not made" in note]
+    note(4, "Xeon", gymnasium="1.5.0", torch="2.11.0")
+    assert [note for note in summary_of(tmp_path).notes if "The runs were not made" in note] == [
+        "The runs were not made with one version of gymnasium (1.4.0, 1.5.0): tasks may differ between them.",
+        "The runs were not made with one version of torch (2.11.0, 2.13.0).",
+        "The runs were not made on one kind of processor (AMD EPYC; Xeon): CPU times cannot be compared.",
+    ]
