@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from ..core.errors import SettingsError
-from ..core.settings import Range, Settings
+from ..core.errors import SettingsError, did_you_mean
+from ..core.settings import Range, Settings, field_names
 from ..envs import Supervision
-from ..planners import ActionSpec, Planner, make_planner
+from ..planners import ActionSpec, Planner, make_planner, planner_class
 from ..planners.base import MOST_STEPS, Size
 from ..world_model import ComputeSettings, JEPASettings, OptimizationSettings, VisionSettings
 from .behaviour import BehaviourSettings
@@ -67,8 +67,18 @@ class PlanningSettings(Settings):
 
 
 def split_changes(planner: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what ``planner`` and ``changes`` are of :class:`PlanningSettings`, and of the planner itself."""
+    """Return what ``planner`` and ``changes`` are of :class:`PlanningSettings`, and of the planner itself.
+
+    Raises:
+        SettingsError: for a setting that neither has, naming the closest.
+        UnknownNameError: there is no such planner.
+    """
     fields = PlanningSettings().to_dict()
+    own = [] if planner == "auto" else field_names(planner_class(planner).Settings)
+    for name in changes:
+        if name not in fields and name not in own and planner != "auto":
+            known = [*own, *(name for name in fields if name != "planner")]
+            raise SettingsError(f"Planning by {planner} has no setting {name!r}.{did_you_mean(name, known)}")
     shared = {"planner": planner} | {name: value for name, value in changes.items() if name in fields}
     if planner == "policy":
         shared.setdefault("proposals", 1)

@@ -127,11 +127,23 @@ def _well_formed(name: str) -> bool:
 
 
 def _unknown(name: str) -> UnknownNameError:
-    environment = name.rpartition(":")[2]
+    module, colon, environment = name.rpartition(":")
+    space, slash, _ = environment.rpartition("/")
     known = {**dict.fromkeys(TASKS.names()), **dict.fromkeys(gym.registry)}  # tasks first: preferred where equally near
+    known = {candidate: None for candidate in known if candidate.rpartition("/")[0] == space}
+    if slash and not known:
+        raise UnknownNameError(
+            f"Unknown task {name!r}: nothing registers ids of {space}/ here. Install what does, and name its module "
+            f"first, as in my_module:{environment}."
+        )
+    if environment.endswith("Policy"):
+        raise UnknownNameError(f"Unknown task {name!r}: no policy is asked for here, and the environment comes first.")
     folded = {candidate.lower(): candidate for candidate in reversed(known)}
     close = difflib.get_close_matches(environment.lower(), list(reversed(folded)), n=1, cutoff=0.5)
-    nearest = f" Did you mean {folded[close[0]]!r}?" if close else ""
+    nearest = ""
+    if close:
+        found = folded[close[0]]
+        nearest = f" Did you mean {found if found in TASKS else f'{module}{colon}{found}'!r}?"
     return UnknownNameError(
         f"Unknown task {name!r}.{nearest} Tasks: {', '.join(TASKS.names())}; any other Gymnasium id and "
         "'module:Name-v0' work too."

@@ -106,6 +106,16 @@ def test_a_missing_extra_names_its_install_line() -> None:
     assert "pip install '.[contrib]'" in str(errors.missing_extra("tqc", "contrib"))
 
 
+def test_an_installed_module_that_hides_one_of_the_folder_is_told_of(tmp_path, monkeypatch):
+    registry: Registry[object] = Registry("thing")
+    registry.register("mine")(object())
+    monkeypatch.chdir(tmp_path)
+    registry.get("colorsys:mine")  # hides nothing
+    (tmp_path / "colorsys.py").touch()
+    with pytest.warns(UserWarning, match=r"colorsys is .*colorsys\.py, and hides colorsys\.py of this folder"):
+        registry.get("colorsys:mine")
+
+
 def test_a_module_in_the_current_folder_can_be_named_and_registers_itself(tmp_path, monkeypatch):
     registry: Registry[object] = Registry("thing")
     monkeypatch.setitem(sys.modules, "shop_of_this_test", SimpleNamespace(registry=registry))

@@ -66,7 +66,7 @@ class Needy(Settings):
         ({"widths": (3, "a")}, r"widths\[1\] = 'a' must be int"),
         ({"widths": 3}, r"widths = 3 must be tuple of \(int, \.\.\.\)"),
         ({"bounds": (1, 2, 3)}, r"bounds = \(1, 2, 3\) must be tuple of \(float, int\) or None"),
-        ({"noise": 3}, r"noise = 3 must be Noise, not int"),
+        ({"noise": 3}, r"noise = 3 must be Noise or a mapping of its settings, not int"),
         ({"noise": {"colour": 4}}, r"Noise\.colour = 4\.0 is out of range: it must lie in \[0, 3\]"),
         ({"maybe": {"color": 1}}, r"Noise has no setting 'color'\. Did you mean 'colour'"),
         ({"stack": [{"colour": -1}]}, r"Noise\.colour = -1\.0 is out of range"),
@@ -77,6 +77,13 @@ def test_a_wrong_value_is_refused_with_its_field_and_what_is_allowed(change: dic
         Search(**change)
     with pytest.raises(SettingsError, match=message):
         Search().replace(**change)
+
+
+def test_a_setting_of_nested_ones_is_told_where_it_belongs() -> None:
+    with pytest.raises(SettingsError, match=r"no setting 'colour'\. Did you mean noise\.colour or maybe\.colour\?"):
+        Search.from_dict({"colour": 3})
+    with pytest.raises(SettingsError, match=r"no setting 'noise\.colour'\. Settings are nested: noise=\{'colour': "):
+        Search.from_dict({"noise.colour": 3})
 
 
 def test_an_unknown_setting_names_the_closest() -> None:

@@ -40,11 +40,25 @@ def test_every_task_is_listed_with_a_line_and_can_be_made_and_coded(name: str) -
         ("gymnasium:Acrobat-v1", "Acrobot-v1"),
         ("Taxy-v4", "Taxi-v4"),
         ("Walker 2d!", "Walker2d-v5"),
+        ("json:Taxy-v4", "json:Taxi-v4"),  # that module may be what registers it
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, right: str) -> None:
     with pytest.raises(UnknownNameError, match=f"Did you mean '{right}'"):
         make_env(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("NoSuchSpace/Pong-v5", r"nothing registers ids of NoSuchSpace/.*my_module:NoSuchSpace/Pong-v5"),
+        ("MlpPolicy", "no policy is asked for"),
+    ],
+)
+def test_where_no_name_is_near_it_says_why(name: str, told: str) -> None:
+    with pytest.raises(UnknownNameError, match=told) as caught:
+        make_env(name)
+    assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "  ", ":", "no_such_module_here:Thing-v0", "zzzzqqqq"])

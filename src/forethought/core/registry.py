@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from .errors import SettingsError, UnknownNameError, did_you_mean
@@ -63,7 +64,8 @@ class Registry(Generic[T]):
             import_registrations(module, name)
             name = registered
         if name not in self:
-            raise UnknownNameError(f"Unknown {self.kind} {name!r}.{did_you_mean(str(name), self._entries)}")
+            here = f" There is a {name}.py here, which {name}:{name} imports first." if _is_here(str(name)) else ""
+            raise UnknownNameError(f"Unknown {self.kind} {name!r}.{here}{did_you_mean(str(name), self._entries)}")
         return self._entries[name][0]
 
     def summary(self, name: str) -> str:
@@ -109,7 +111,7 @@ class Registry(Generic[T]):
 
 
 def import_registrations(module: str, name: str) -> None:
-    """Import the module that registers ``name``, from the current folder too, as ``python -m`` would.
+    """Import the module that registers ``name``, from the current folder too, unless it is installed elsewhere.
 
     Raises:
         UnknownNameError: where there is no such module.
@@ -119,13 +121,22 @@ def import_registrations(module: str, name: str) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
     try:
-        importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module exists, and something that it needs does not
         raise UnknownNameError(
             f"{name!r}: there is no module {module!r}. Install it, or run from the folder that holds {module}.py."
         ) from error
+    here, found = Path(f"{module.replace('.', '/')}.py"), getattr(imported, "__file__", None)
+    if here.is_file() and not (found and here.samefile(found)):
+        warnings.warn(
+            f"{module} is {found or 'built in'}, and hides {here} of this folder: call that otherwise.", stacklevel=3
+        )
+
+
+def _is_here(module: str) -> bool:
+    return module.isidentifier() and Path(f"{module}.py").is_file()
 
 
 def _reloaded(old: object, new: object) -> bool:

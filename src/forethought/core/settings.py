@@ -15,7 +15,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -62,7 +62,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
-            checked = check_value(f"{type(self).__name__}.{name}", value, hint)
+            try:
+                checked = check_value(f"{type(self).__name__}.{name}", value, hint)
+            except _WrongType as error:  # that it is wrong for one member of a union matters no more
+                raise SettingsError(str(error)) from None
             if checked is not value:
                 object.__setattr__(self, name, checked)
 
@@ -112,11 +115,9 @@ def without_unknown(cls: type[Settings], data: Mapping[str, Any]) -> dict[str, A
     Settings that are nested in it are looked through, too.
     """
     kept = {}
-    for name, hint in _hints(cls).items():
+    for name in field_names(cls):
         if name in data:
-            options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
-            nested = next((option for option in options if issubclass(option, Settings)), None)
-            value = data[name]
+            nested, value = _nested(cls, name), data[name]
             kept[name] = without_unknown(nested, value) if nested and isinstance(value, Mapping) else value
     return kept
 
@@ -127,16 +128,39 @@ def field_names(cls: type[Settings]) -> list[str]:
 
 
 def check_names(cls: type[Settings], names: Mapping[str, Any]) -> None:
-    """Raise :class:`SettingsError` for the first of ``names`` that ``cls`` does not have."""
+    """Raise :class:`SettingsError` for the first of ``names`` that ``cls`` does not have.
+
+    Where settings that are nested in it do, it says which.
+    """
     known = field_names(cls)
     for name in names:
         if name not in known:
-            raise SettingsError(f"{cls.__name__} has no setting {name!r}.{did_you_mean(str(name), known)}")
+            hint = did_you_mean(str(name), known)
+            first, _, rest = str(name).partition(".")
+            if first in known and rest:
+                hint = f" Settings are nested: {first}={{{rest!r}: ...}}."
+            elif found := list(_paths(cls, str(name))):
+                hint = f" Did you mean {' or '.join(found)}?"
+            raise SettingsError(f"{cls.__name__} has no setting {name!r}.{hint}")
+
+
+def _paths(cls: type[Settings], name: str) -> Iterator[str]:
+    """Yield where settings that are nested in ``cls`` have one called ``name``, or one whose name ends so."""
+    for outer in field_names(cls):
+        if nested := _nested(cls, outer):
+            yield from (f"{outer}.{inner}" for inner in field_names(nested) if f"_{inner}".endswith(f"_{name}"))
 
 
 def _hints(cls: type[Settings]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {name: hints[name] for name in field_names(cls)}
+
+
+def _nested(cls: type[Settings], name: str) -> type[Settings] | None:
+    """Return the class of the settings that are nested in ``cls`` under ``name``, if they are."""
+    hint = _hints(cls)[name]
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return next((one for one in options if isinstance(one, type) and issubclass(one, Settings)), None)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -186,10 +210,7 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(hint, type):  # Any
         return value
     if issubclass(hint, Settings) and isinstance(value, Mapping):
-        try:
-            return hint.from_dict(value)
-        except _WrongType as error:  # of a field inside: that the mapping stands for these settings is plain
-            raise SettingsError(str(error)) from error
+        return hint.from_dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1023 else math.inf
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
@@ -263,6 +284,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(repr(choice) for choice in options)
     if origin is tuple:
         return f"tuple of ({', '.join(_describe(option) for option in options)})"
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        return f"{hint.__name__} or a mapping of its settings"
     return getattr(hint, "__name__", str(hint))
 
 
