@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from ..core.errors import ForethoughtError, UnknownNameError
 from ..core.seeding import numpy_generator
 from .codecs import ActionCodec, ObservationCodec
 from .environments import Environments
+from .environments import logger as environments_logger
 from .making import make_environments
 from .supervision import Supervision
 from .tasks import make_env
@@ -23,6 +25,8 @@ from .tasks import make_env
 Factory = Callable[[], "gym.Env[Any, Any]"]
 _SEED = 20_250
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_NO_MATTER = "Box observation space", "we recommend using a symmetric and normalized space"
+"""In warnings that are none here: the model keeps statistics of observations, and plans in normalised actions."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Check:
         name: what was looked at.
         ok: whether it is as it should be.
         detail: one sentence with the numbers, or with what is wrong.
+        notes: what was warned of meanwhile; no fault for our agents, but perhaps one for somebody.
     """
 
     name: str
     ok: bool
     detail: str
+    notes: tuple[str, ...] = ()
 
 
 def check_environment(env: str | Factory, steps: int = 500) -> list[Check]:
@@ -50,6 +56,9 @@ def check_environment(env: str | Factory, steps: int = 500) -> list[Check]:
     Args:
         env: a task name or id, or a factory.
         steps: random steps to take.
+
+    Returns:
+        The findings in order; each note stands in the first that it came up in.
 
     Raises:
         UnknownNameError: for an unknown id.
@@ -65,6 +74,10 @@ def check_environment(env: str | Factory, steps: int = 500) -> list[Check]:
         ]
         if isinstance(env, str):
             checks.append(_run("rendering", _rendering, env))
+    said: set[str] = set()
+    for index, check in enumerate(checks):
+        checks[index] = replace(check, notes=tuple(note for note in check.notes if note not in said))
+        said.update(check.notes)
     return checks
 
 
@@ -78,7 +91,7 @@ class _Wrong(Exception):
 
 
 def _run(name: str, check: Callable[..., str], *args: Any) -> Check:
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _unlogged():
         warnings.simplefilter("always")
         try:
             ok, detail = True, check(*args)
@@ -89,8 +102,17 @@ def _run(name: str, check: Callable[..., str], *args: Any) -> Check:
         except Exception as error:  # environments, and Gymnasium's assertions about them, may raise anything
             ok, detail = False, f"{type(error).__name__}: {error}".removesuffix(": ")
     notes = dict.fromkeys(_COLOUR.sub("", str(warning.message)).removeprefix("WARN: ") for warning in caught)
-    # Observations without bounds are the rule, and no matter here: the model keeps statistics of its own.
-    return Check(name, ok, " ".join([detail, *(note for note in notes if "Box observation space" not in note)]))
+    return Check(name, ok, detail, tuple(note for note in notes if not any(part in note for part in _NO_MATTER)))
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep quiet about what becomes a finding."""
+    before, environments_logger.disabled = environments_logger.disabled, True
+    try:
+        yield
+    finally:
+        environments_logger.disabled = before
 
 
 def _build(factory: Factory) -> str:
@@ -107,6 +129,8 @@ def _spaces(factory: Factory) -> str:
     kind = "one-hot" if actions.discrete else "in [-1, 1]"
     shape = observations.shape
     seen = f"{shape[0]} observation dimensions" if len(shape) == 1 else f"images of {shape[0]} x {shape[1]} pixels"
+    if len(shape) > 1 and shape[0] != shape[1]:
+        raise _Wrong(f"{seen}, and agents see square ones: gymnasium.wrappers.ResizeObservation makes them so.")
     return f"{seen}, {actions.dims} action dimensions {kind}."
 
 
@@ -130,7 +154,19 @@ def _finite(factory: Factory, steps: int) -> str:
             ends += int(transition.terminated[0] or transition.truncated[0])
     finally:
         environments.close()
+    if not ends and not _is_limited(factory):
+        warnings.warn(
+            "No episode ended, and none has a limit, so that held-out ones may take 10,000 steps each: "
+            "gymnasium.register takes max_episode_steps, and gymnasium.wrappers.TimeLimit does the same.",
+            stacklevel=1,
+        )
     return f"{steps} random steps, {ends} episodes ended."
+
+
+def _is_limited(factory: Factory) -> bool:
+    env = factory()
+    env.close()
+    return env.spec is not None and env.spec.max_episode_steps is not None
 
 
 def _seeding(factory: Factory, steps: int = 20) -> str:

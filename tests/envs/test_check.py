@@ -53,6 +53,40 @@ def test_an_environment_that_ignores_its_seed_is_found() -> None:
     ]
 
 
+class _Careless(gym.Env[Any, Any]):
+    """Sound for our agents, though not as it says that it is."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-2, 2, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 1).astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float64), 0.0, False, False, {}
+
+
+def test_what_was_warned_of_is_noted_once_and_apart_from_the_finding() -> None:
+    checks = found(_Careless, steps=10)
+    assert all(check.ok for check in checks.values())
+    assert checks["Gymnasium's checker"].detail == "passed."
+    notes = [note for check in checks.values() for note in check.notes]
+    assert len(set(notes)) == len(notes)
+    assert any("float64" in note for note in notes)
+    assert any("none has a limit" in note and "max_episode_steps" in note for note in checks["finite values"].notes)
+    assert not any("symmetric and normalized" in note for note in notes)
+
+
+def test_images_that_agents_cannot_see_are_found_before_training() -> None:
+    class Wide(_Careless):
+        observation_space = gym.spaces.Box(0, 255, (48, 64, 3), np.uint8)
+
+    checks = found(Wide)
+    assert not checks["spaces"].ok
+    assert "images of 48 x 64 pixels, and agents see square ones" in checks["spaces"].detail
+
+
 def test_an_environment_without_chance_passes_and_says_so(scripted: Any) -> None:
     checks = found(partial(scripted, longest=30, first=29), steps=20)
     assert checks["seeding"].ok

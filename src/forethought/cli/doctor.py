@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from ..core.errors import ForethoughtError, how_to_add
 from ..core.provenance import describe_process
 from ..core.settings import Range, Settings
+from ..core.words import counted
 from .console import print_entries
 from .options import parse
 
@@ -92,7 +93,12 @@ def _examine(env: str, steps: int) -> int:
     from ..envs import check_environment
 
     checks = check_environment(env, steps)
-    print_entries(env, [(f"{'ok  ' if check.ok else 'FAIL'} {check.name}", check.detail) for check in checks])
-    faults = sum(not check.ok for check in checks)
-    print(f"\n{faults} of {len(checks)} checks failed." if faults else f"\nAll {len(checks)} checks passed.")
+    entries = []
+    for check in checks:
+        entries.append((f"{'ok  ' if check.ok else 'FAIL'} {check.name}", check.detail))
+        entries += [("note", note) for note in check.notes]
+    print_entries(env, entries)
+    faults, noted = sum(not check.ok for check in checks), sum(map(len, (check.notes for check in checks)))
+    outcome = f"{faults} of {len(checks)} checks failed" if faults else f"All {len(checks)} checks passed"
+    print(f"\n{outcome}; {counted(noted, 'note')} to look at." if noted else f"\n{outcome}.")
     return 1 if faults else 0
