@@ -177,6 +177,14 @@ class Baseline:
         return self.model.device
 
     @property
+    def rollout_steps(self) -> int:
+        """Environment steps after which it learns from all of them, for algorithms that do so; 0 for others."""
+        from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+        model = self.model
+        return model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 0
+
+    @property
     def faults(self) -> int:
         """Episodes that were cut in the training environment, because something in them was not finite."""
         return int(getattr(self.model.get_env(), "faults", 0))
@@ -193,6 +201,11 @@ class Baseline:
     def dump_logs(self) -> None:
         """Write what was recorded since the last time."""
         self.model.dump_logs()
+
+    @property
+    def env(self) -> VecEnv | None:
+        """The training environments; see :meth:`get_env`."""
+        return self.get_env()
 
     def get_env(self) -> VecEnv | None:
         """Return the training environments."""

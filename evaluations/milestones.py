@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -113,6 +114,7 @@ class MilestoneCallback(BaseCallback):
         on_progress: called about twice a second.
         interruption: tells whether to stop.
         writer: takes what the agent logs.
+        last: step at which to stop ``learn``; ``None`` for an agent that stops at what it was asked for.
     """
 
     def __init__(
@@ -122,8 +124,10 @@ class MilestoneCallback(BaseCallback):
         on_progress: Callable[[], None],
         interruption: Interruption,
         writer: MetricsWriter,
+        last: int | None = None,
     ) -> None:
         super().__init__()
+        self._last = math.inf if last is None else last
         self._milestones, self._on_milestone, self._report = list(milestones), on_milestone, on_progress
         self._interruption, self._writer = interruption, writer
         self._reported = 0.0
@@ -144,7 +148,7 @@ class MilestoneCallback(BaseCallback):
         if time.perf_counter() - self._reported > PROGRESS_EVERY_S:
             self._reported = time.perf_counter()
             self._report()
-        return self._interruption.requested is None
+        return self._interruption.requested is None and self.num_timesteps < self._last
 
 
 def latest_losses(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -109,7 +109,7 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """Wall time that the remaining steps take at this pace, evaluations not counted."""
-        return (self.steps - self.step) / self.steps_per_second if self.steps_per_second else None
+        return max(0, self.steps - self.step) / self.steps_per_second if self.steps_per_second else None
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ def settings_of(run: Run) -> TrainSettings:
     Raises:
         RunFolderError: it is not a training run.
     """
+    if (kind := run.manifest.get("kind", "train")) != "train":
+        raise RunFolderError(f"{run.folder} is a run of forethought {kind}, not of forethought train.")
     try:
         return TrainSettings.from_dict(run.config)
     except SettingsError as error:

@@ -67,7 +67,8 @@ def train(
 def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None) -> TrainingResult:
     """Continue an interrupted run from its newest checkpoint, with the settings that it was begun with.
 
-    They are those that its agent had, whatever the defaults are today, but for what its ``config.json`` was changed to.
+    They are those that its agent had, whatever the defaults are today, but for what its ``config.json`` was changed to;
+    one that was finished goes on where it asks for more steps by now.
 
     Raises:
         RunFolderError: no run, one that is finished or in use, or one whose agent cannot be resumed.
@@ -75,8 +76,11 @@ def resume(folder: str | os.PathLike[str], on_progress: OnProgress | None = None
     """
     run = Run.open(folder)
     settings = settings_of(run)
-    if run.status == "finished":
-        raise RunFolderError(f"{folder} is finished: it has taken all of its {settings.steps:,} steps.")
+    if run.status == "finished" and settings.steps <= (taken := _judged_at(run)):
+        raise RunFolderError(
+            f"{folder} is finished: it has taken all of its {taken:,} steps. To let it learn for longer, raise 'steps' "
+            "in its config.json and resume it again; its 'evaluations' are spread over all steps."
+        )
     with limited_threads(settings.threads), run.locked():
         checkpoint, agent = _brought_back(run, settings)
         with run:
@@ -208,10 +212,12 @@ class _Session:
         An agent that can resume stops at each, so that its checkpoint falls between two steps. SB3's models need a
         single call, over which their schedules run, and are evaluated from inside it.
         """
-        judged = max((row["step"] for row in self.run.read_metrics() if "evaluation/returns" in row), default=0)
+        judged = _judged_at(self.run)
         milestones = [step for step in self.settings.milestones if step > judged]
         inside = [] if self._resumable else milestones[:-1]
-        callback = MilestoneCallback(inside, self._milestone, self._report, self._interruption, self._writer)
+        rollout = getattr(self.agent, "rollout_steps", 0)
+        last = self.settings.steps if rollout and self.settings.steps % rollout else None  # not the whole of a rollout
+        callback = MilestoneCallback(inside, self._milestone, self._report, self._interruption, self._writer, last)
         for milestone in milestones if self._resumable else milestones[-1:]:
             if (taken := self.agent.num_timesteps) < milestone:  # not where an evaluation was broken off
                 self.agent.learn(milestone - taken, callback, reset_num_timesteps=taken == 0)
@@ -318,6 +324,11 @@ class _Session:
         last = self._last.return_mean if self._last else latest.get("rollout/ep_rew_mean")
         pace = steps / seconds if seconds > 0 else 0.0
         self._on_progress(Progress(step, self.settings.steps, pace, last, latest_losses(latest), self._activity))
+
+
+def _judged_at(run: Run) -> int:
+    """Return the step of the last evaluation, 0 where there is none."""
+    return max((row["step"] for row in run.read_metrics() if "evaluation/returns" in row), default=0)
 
 
 def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:

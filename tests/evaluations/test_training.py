@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import KVWriter
 
+from forethought import make_agent
 from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
 from forethought.core.files import load_archive
 from forethought.core.runs import Run
@@ -242,6 +243,31 @@ def test_a_run_that_was_not_resumed_exactly_never_claims_to_be_again(tmp_path, s
     assert found == [("interrupted", "inexact"), ("finished", "inexact")]
 
 
+@pytest.mark.filterwarnings("ignore:.*config.json was changed", "ignore:.*goes on with other settings")
+def test_a_finished_run_goes_on_where_more_is_asked_of_it(tmp_path, stub):
+    folder = tmp_path / "run"
+    train(settings(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    for steps in (100, 90):
+        (folder / "config.json").write_text(json.dumps(config | {"steps": steps}))
+        with pytest.raises(RunFolderError, match=r"all of its 100 steps\. To let it learn for longer, raise 'steps'"):
+            resume(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"steps": 150}))
+    assert resume(folder).step == 150
+    assert (Run.open(folder).status, evaluations(folder)[-1]["step"]) == ("finished", 150)
+
+
+@pytest.mark.parametrize(("steps", "updates"), [(50, 0), (64, 1), (100, 1)])
+def test_an_algorithm_of_whole_rollouts_takes_no_more_steps_than_the_others(tmp_path, steps, updates):
+    made = TrainSettings("CartPole-v1", "ppo", steps=steps, evaluations=2, episodes=1)
+    made = made.replace(agent_settings={"n_steps": 64, "batch_size": 64, "n_epochs": 1})
+    told = []
+    assert train(made, tmp_path / "run", told.append).step == steps
+    assert [row["step"] for row in evaluations(tmp_path / "run")] == [steps // 2, steps]
+    assert load_trained(tmp_path / "run")[0].model._n_updates == updates
+    assert all(report.seconds_left is None or report.seconds_left >= 0 for report in told)
+
+
 def test_training_time_goes_on_counting_after_a_resume(tmp_path, stub):
     def work(agent):
         time.sleep(0.002)
@@ -293,6 +319,13 @@ def test_a_film_that_cannot_be_drawn_costs_one_warning_and_no_evaluation(tmp_pat
     assert not list((tmp_path / "run").rglob("final*"))
     returns = [[row["evaluation/returns"] for row in evaluations(tmp_path / name)] for name in ("run", "plain")]
     assert returns[0] == returns[1]
+
+
+def test_where_nothing_can_be_drawn_a_film_is_told_to_be_missing_in_one_warning(tmp_path, monkeypatch, countdown):
+    monkeypatch.setattr(countdown, "metadata", {"render_modes": ["ansi"]})
+    with pytest.warns(UserWarning, match=r"No video: .* draws no images; its render modes are \['ansi'\]") as caught:
+        training.evaluate(make_agent("random", TASK), TASK, 1, video=tmp_path / "film.gif")
+    assert len(caught) == 1
 
 
 def test_a_tensorboard_whose_disk_is_full_is_given_up_with_one_warning(tmp_path, stub):
