@@ -234,6 +234,10 @@ class Planner(ABC):
         return draw_noise(state.seeds, state.ticks, (count, self.horizon, width), self.spec.device, colour)
 
     def _check(self, state: PlanState, proposals: Tensor | None) -> None:
+        if not isinstance(state, PlanState):
+            raise SettingsError(
+                f"The state is {type(state).__name__}, and has to come from this planner's initial_state or last plan."
+            )
         batch, size = len(state), (self.horizon, self.spec.dims)
         if state.actions.shape != (batch, *size) or state.elites.shape != (batch, self.carried, *size):
             raise SettingsError(
@@ -305,6 +309,8 @@ def make_planner(
         SettingsError: an unknown preset or setting, one out of range, or a budget that is too small.
         UnsupportedSpaceError: the planner does not plan such actions.
     """
+    if not isinstance(spec, ActionSpec):
+        raise SettingsError(f"Planners plan for an ActionSpec, not {type(spec).__name__}: see ActionSpec.from_space.")
     planner = planner_class(name)
     presets = planner.Settings.presets
     if check_value("preset", preset, str) not in presets:

@@ -71,10 +71,11 @@ def _check(planner: Planner) -> None:
     for promise, check in _PROMISES.items():
         try:
             check(planner)
-        except BrokenPromise as error:
+        except Exception as error:  # a planner may raise anything
+            told = str(error) if isinstance(error, BrokenPromise) else f"{type(error).__name__}: {error}"
             where = f"categories {planner.spec.groups}" if planner.spec.discrete else _sides(planner.spec)
             raise BrokenPromise(
-                f"{type(planner).__name__} breaks the promise that {promise}, for {where}: {error}."
+                f"{type(planner).__name__} breaks the promise that {promise}, for {where}: {told.rstrip('.')}."
             ) from error
 
 
@@ -249,6 +250,13 @@ def _scale_does_not_matter(planner: Planner) -> None:
             _expect(torch.equal(plan.cost * factor, scaled.cost), f"a cost {factor:g} times as large is misreported")
 
 
+def _evaluates(planner: Planner) -> None:
+    for bowl, state, proposals in _situations(planner):
+        watched = Watched(bowl)
+        planner.plan(watched, state, proposals)
+        _expect(watched.evaluated > 0, "its search evaluated none")
+
+
 def _budget_is_kept(planner: Planner) -> None:
     for bowl, state, proposals in _situations(planner):
         watched = Watched(bowl)
@@ -309,6 +317,7 @@ def _trace_tells_the_search(planner: Planner) -> None:
 
 
 _PROMISES: dict[str, Callable[[Planner], None]] = {
+    "it evaluates candidates": _evaluates,
     "the host never waits for the device": _no_host_sync,
     "the returned cost is the objective at the returned actions": _cost_is_the_objective,
     "a plan is never worse than the warm start or the best proposal": _never_worse,

@@ -225,6 +225,16 @@ class Accountant(Guess):
         search.evaluate((weights[:, :, None, None] * candidates).sum(1, keepdim=True))
 
 
+class Idle(Guess):
+    def search(self, search: Search) -> None:
+        pass
+
+
+class Clumsy(Guess):
+    def search(self, search: Search) -> None:
+        raise LookupError("lost")
+
+
 class Spendthrift(Guess):
     def search(self, search: Search) -> None:
         candidates, _ = search.opening(self.noise(search.state, self.settings.samples).clamp(-1, 1))
@@ -266,6 +276,8 @@ class Diary(Guess):
 
 
 BROKEN = {
+    Idle: "evaluates candidates, for a box .*: its search evaluated none",
+    Clumsy: "for a box .*: LookupError: lost",
     Flatterer: "the objective at the returned actions",
     Rebel: "inside the bounds|never worse",
     Forgetful: "never worse",
