@@ -158,7 +158,7 @@ class JEPA(nn.Module):
         self,
         observation_shape: int | tuple[int, ...],
         action_dims: int,
-        settings: JEPASettings | None = None,
+        settings: JEPASettings | Mapping[str, Any] | None = None,
         *,
         encoder: nn.Module | None = None,
         predictor: ResidualPredictor | TransformerPredictor | None = None,
@@ -166,7 +166,7 @@ class JEPA(nn.Module):
         continue_head: ContinueHead | None = None,
     ) -> None:
         super().__init__()
-        s = settings or JEPASettings()
+        s = settings if isinstance(settings, JEPASettings) else JEPASettings.from_dict(settings or {})
         given = {"encoder": encoder, "predictor": predictor, "reward head": reward_head, "continue head": continue_head}
         self.replaced = [name for name, part in given.items() if part is not None]
         self.settings, self.action_dims = s, action_dims

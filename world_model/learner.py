@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -49,7 +50,7 @@ class Learner:
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
 
     def update(self, clip: Clip) -> Losses:
-        """Take one optimisation step and return its losses."""
+        """Take one optimisation step and return its losses, detached."""
         directions = self.model.draw_directions(self.optimization.generator)
         before = [statistic.clone() for statistic in self._statistics]
         self.model.train()
@@ -60,7 +61,7 @@ class Learner:
         self.model.eval()
         if self.optimization.updates % self.model.settings.target_refresh == 0:
             self.model.refresh_target()
-        return losses
+        return replace(losses, **losses.metrics())
 
     @contextmanager
     def _own_chance(self) -> Iterator[None]:

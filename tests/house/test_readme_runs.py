@@ -53,6 +53,10 @@ def test_the_planner_keeps_every_promise(run, tmp_path):
     run("hill_climb.py")
 
 
+def test_each_part_works_alone(run):
+    assert "tensor" in run("-c", FEWER_STEPS.sub("60", _snippet("EpisodeStore(2, 1)")))
+
+
 SHORT = ("forethought list planners", "forethought doctor")
 
 
