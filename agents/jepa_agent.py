@@ -50,8 +50,7 @@ class JEPAAgent(SB3Surface):
     """Model-based: learns a JEPA world model online and plans in it by any registered planner.
 
     Args:
-        env: a task name, environment, factory, Gymnasium vector environment or SB3 ``VecEnv``; ``None`` for an agent
-            that only predicts.
+        env: a task name, environment, factory, Gymnasium vector environment or SB3 ``VecEnv``.
         planner: planner for ``predict`` and evaluation by name; short for ``planning={"planner": ...}``.
         seed: of every random stream.
         verbose: 0 for silence, 1 for SB3's table of metrics.
@@ -253,13 +252,8 @@ class JEPAAgent(SB3Surface):
         if self.recordings is not None and self.settings.recorded_rewards:
             self.recordings.require_task(env)
         before = self.num_timesteps + (self.learner.optimization.updates if hasattr(self, "learner") else 0)
-        environments = make_environments(
-            env,
-            self.settings.num_envs,
-            self.stream("environments", before),  # other episodes than before
-            async_envs=self.settings.async_envs,
-            supervision=self.settings.supervision,
-        )
+        s, seed = self.settings, self.stream("environments", before)  # other episodes than before
+        environments = make_environments(env, s.num_envs, seed, async_envs=s.async_envs, supervision=s.supervision)
         spaces = environments.observation_space, environments.action_space
         if hasattr(self, "observation_space"):
             self._require_same_spaces(*spaces)
@@ -345,7 +339,8 @@ class JEPAAgent(SB3Surface):
         env: Any = None,
         device: str = "auto",
         store: EpisodeStore | str | os.PathLike[str] | None = None,
-        **kwargs: Any,
+        verbose: int = 0,
+        tensorboard_log: str | None = None,
     ) -> Self:
         """Read an agent that :meth:`save` wrote.
 
@@ -354,14 +349,16 @@ class JEPAAgent(SB3Surface):
             env: an environment to go on learning in; without one the agent predicts only.
             device: see the constructor.
             store: recordings to go on learning from; see :meth:`set_store`.
-            kwargs: ``verbose`` and ``tensorboard_log``.
+            verbose: likewise.
+            tensorboard_log: likewise. All other settings are those that it was saved with.
 
         Raises:
             CheckpointError: for a damaged or foreign file; nothing in it is executed.
         """
         archive = load_archive(path)
         saved = read_agent(archive)
-        agent = cls(None, seed=saved.seed, device=device, _spaces=saved.spaces, **saved.settings, **kwargs)
+        shown: dict[str, Any] = {"verbose": verbose, "tensorboard_log": tensorboard_log, "device": device}
+        agent = cls(None, seed=saved.seed, _spaces=saved.spaces, **shown, **saved.settings)
         restore_parts(agent, archive.documents, archive.tensors)
         agent.learned_from = saved.recordings
         if env is not None:

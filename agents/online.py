@@ -126,7 +126,10 @@ class OnlineTraining:
             infos, rewards, dones = transition.infos, transition.rewards, transition.terminated | transition.truncated
             for info in infos:
                 if "episode" in info:
-                    self.episodes.append(info["episode"])
+                    episode = {"r": float(info["episode"]["r"]), "l": int(info["episode"]["l"])}
+                    if "is_success" in info:
+                        episode["success"] = float(info["is_success"])
+                    self.episodes.append(episode)
                     self.episodes_done += 1
             callback.update_locals(
                 {"self": agent, "infos": infos, "rewards": rewards, "dones": dones, "total_timesteps": until}
@@ -271,7 +274,7 @@ class OnlineTraining:
             "control": self.control.to_tree(),
             "streams": {name: getattr(self, name).bit_generator.state for name in ("exploration", "sampling")},
             "counters": {name: getattr(self, name) for name in _COUNTERS},
-            "episodes": [{"r": float(episode["r"]), "l": int(episode["l"])} for episode in self.episodes],
+            "episodes": list(self.episodes),
             "metrics": self.metrics,
             "recovery": self.recovery.state(),
             "unlogged": {name: value for name, value in logged.items() if name.startswith("health/")},

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 
 from ..core.errors import SettingsError
 from ..core.seeding import drawn_seed
+from ..core.settings import Range, check_value
 from .sb3 import console_logger, prepare_callback
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import Logger
+    from stable_baselines3.common.vec_env import VecEnv
 
 
 class SB3Surface:
@@ -48,15 +50,35 @@ class SB3Surface:
         """Log to ``logger`` from now on."""
         self._logger = logger
 
+    @property
+    def env(self) -> VecEnv | None:
+        """The training environments; see :meth:`get_env`."""
+        return self.get_env()
+
+    @property
+    def n_envs(self) -> int:
+        """How many they are; 1 without any."""
+        env = self.get_env()
+        return 1 if env is None else int(env.num_envs)
+
+    def get_env(self) -> VecEnv | None:
+        """Return the training environments as an SB3 ``VecEnv``, or ``None`` for an agent without any."""
+        raise NotImplementedError
+
     def get_vec_normalize_env(self) -> None:
         """Return ``None``: our agents refuse ``VecNormalize``, whose statistics would not travel with them."""
 
     def _set_up_learning(
         self, total_timesteps: int, callback: Any, tb_log_name: str, reset_num_timesteps: bool, progress_bar: bool
     ) -> tuple[int, BaseCallback]:
-        """Return the step at which to stop and the callback, told that training starts, as SB3's ``learn`` does."""
+        """Return the step at which to stop and the callback, told that training starts, as SB3's ``learn`` does.
+
+        Raises:
+            SettingsError: that is no number of steps.
+        """
         from stable_baselines3.common.utils import configure_logger
 
+        check_value("total_timesteps", total_timesteps, Annotated[float, Range(ge=0)])
         if reset_num_timesteps:
             self.num_timesteps = 0
         until = total_timesteps + self.num_timesteps
@@ -75,6 +97,8 @@ class SB3Surface:
         if episodes:
             self.logger.record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in episodes])))
             self.logger.record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in episodes])))
+        if told := [episode["success"] for episode in episodes if "success" in episode]:
+            self.logger.record("rollout/success_rate", float(np.mean(told)))
         self.logger.dump(step=self.num_timesteps)
 
     def _require_same_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:

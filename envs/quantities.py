@@ -1,12 +1,13 @@
 """Quantities: what physics can be told of an environment's state, by names that users type, in units.
 
 MuJoCo environments have theirs derived from the model; see :mod:`.mujoco_quantities`. Any other environment has some if
-its class has ``quantities``, a tuple of :class:`Quantity`, and ``measure(states (N, S)) -> (N, Q)``.
+its class has ``quantities``, a tuple of :class:`~forethought.core.quantity.Quantity`, or of units by name such as
+``{"distance": "m", "speed": "m/s"}``, and ``measure(states (N, S)) -> (N, Q)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -45,7 +46,7 @@ class Quantities:
             measured = MujocoQuantities(bare.model)
             self._measure, self.all, self._width = measured.measure, measured.all, bare.model.nq + bare.model.nv
         elif hasattr(bare, "quantities") and hasattr(bare, "measure"):
-            self._measure, self.all, self._width = bare.measure, tuple(bare.quantities), None
+            self._measure, self.all, self._width = bare.measure, _named(bare.quantities, self._name), None
         else:
             raise EnvironmentFault(
                 f"{self._name} has no physical quantities: it is no MuJoCo environment, and its class has neither "
@@ -104,3 +105,19 @@ class Quantities:
 def wrapped(angles: ArrayLike) -> Values:
     """Return angles in radians as the same angles in (-pi, pi]."""
     return np.asarray(np.pi - (np.pi - np.asarray(angles, np.float64)) % (2 * np.pi))
+
+
+def _named(quantities: Any, environment: str) -> tuple[Quantity, ...]:
+    """Return what an environment's class calls its quantities.
+
+    Raises:
+        SettingsError: it is no such thing.
+    """
+    if isinstance(quantities, Mapping):
+        return tuple(Quantity(str(name), str(unit)) for name, unit in quantities.items())
+    if not isinstance(quantities, Iterable) or not all(isinstance(one, Quantity) for one in quantities):
+        raise SettingsError(
+            f"{environment}.quantities must give units by name, such as {{'distance': 'm'}}, or Quantity objects, "
+            f"not {quantities!r}."
+        )
+    return tuple(quantities)

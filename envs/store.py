@@ -202,6 +202,8 @@ class EpisodeStore:
             EnvironmentFault: if a value is not finite.
             WriteError: if there is no room on the disk; the store is as it was before.
         """
+        if np.ndim(terminated) or np.ndim(truncated):
+            raise SettingsError("terminated and truncated are of the episode: one bool each, not one for every step.")
         steps = len(actions)
         images = len(self.observation_shape) > 1
         columns = {

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import EnvironmentFault, SettingsError
+from ..envs.single import described
 from .video import VideoRecorder
 
 
@@ -87,9 +88,9 @@ class Episode:
         try:
             yield
         except Exception as error:
+            name = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
             raise EnvironmentFault(
-                f"{self.env}, held-out episode with seed {self.seed}, failed after {self.length} steps: "
-                f"{type(error).__name__}: {error}"
+                f"{name}, held-out episode with seed {self.seed}, failed after {self.length} steps: {described(error)}"
             ) from error
 
     def _watch(self) -> None:

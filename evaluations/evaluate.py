@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import SettingsError
+from ..core.words import counted
 from .episodes import Episode, Play
 from .stage import UNLIMITED_STEPS, EnvLike, Stage, isolated_generators
 from .statistics import Estimate, estimate, mean
@@ -91,7 +92,7 @@ class Evaluation:
     def __str__(self) -> str:
         faults = f", {self.faults} cut as faulty" if self.faults else ""
         return (
-            f"return {self.interval() or 'unknown'} over {len(self.returns)} episodes{faults}, "
+            f"return {self.interval() or 'unknown'} over {counted(len(self.returns), 'episode')}{faults}, "
             f"{self.lengths.mean():,.0f} steps each, {self.decision_ms:.2f} ms per decision"
         )
 
@@ -151,8 +152,8 @@ def evaluate(
             played += batch
     if max_steps is None and any(episode.cut for episode in played):
         warnings.warn(
-            f"An episode was cut after {UNLIMITED_STEPS:,} steps, because the environment has no limit of its own; "
-            "max_steps sets another one.",
+            f"An episode was cut after {UNLIMITED_STEPS:,} steps, because the environment has no limit of its own: "
+            "gymnasium.register(..., max_episode_steps=...) gives it one.",
             stacklevel=2,
         )
     return Evaluation(

@@ -17,6 +17,7 @@ from ..core.errors import SettingsError, UnsupportedSpaceError
 from ..core.files import write_json
 from ..core.provenance import describe_process
 from ..core.settings import parse_assignment
+from ..core.words import counted
 from ..envs import make_env
 from .evaluate import Evaluation, evaluate
 from .promises import Promises, Promising
@@ -87,12 +88,13 @@ class PlannerTable:
 
     def table(self) -> Table:
         """Return the figures as text."""
+        the_same = "one held-out episode" if self.episodes == 1 else f"the same {self.episodes} held-out episodes"
         return Table(
             ("planner", "return", "gain over policy", "evaluations", "ms/decision", "promised", "kept", "r"),
             [_cells(row) for row in self.rows],
-            title=f"{self.task}: one agent, {len(self.rows)} planners",
+            title=f"{self.task}: one agent, {counted(len(self.rows), 'planner')}",
             notes=(
-                f"{self._truth()}Mean over the same {self.episodes} held-out episodes (seed {self.seed}) with 95 % "
+                f"{self._truth()}Mean over {the_same} (seed {self.seed}) with 95 % "
                 "bootstrap intervals; the gain is paired by episode. Evaluations: candidate rows a decision, plus the "
                 f"rows differentiated; budget + 2 x gradients <= {self.budget}. Promised is the discounted return that "
                 "plans predicted, kept what followed in fact, on average, and r how far the two go together; known of "

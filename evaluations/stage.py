@@ -80,10 +80,16 @@ class Stage:
     def filmed(self, video: str) -> tuple[gym.Env[Any, Any], VideoRecorder | None]:
         """Return an environment and what films it; where that cannot be, nothing in its place, after a warning."""
         try:
-            env = self.make("rgb_array")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*initialised with render_mode")  # told below
+                env = self.make("rgb_array")
         except EnvironmentFault as error:
             warnings.warn(f"No video: {error}", stacklevel=5)
             return self.make(self._render), None
+        modes = list(env.metadata.get("render_modes", []))
+        if isinstance(self._env, str) and "rgb_array" not in modes:
+            warnings.warn(f"No video: {self._env} draws no images; its render modes are {modes}.", stacklevel=5)
+            return env, None
         if env.render_mode != "rgb_array":
             warnings.warn(
                 f"No video: the environment's render mode is {env.render_mode!r}, and 'rgb_array' is needed; "

@@ -28,7 +28,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, its title as bold text above and its notes below."""
-        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        widths = [max(2, *map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]  # 2 for a rule
         lines = [self._line(self.columns, widths), self._line(self._rule(widths), widths)]
         lines += [self._line(row, widths) for row in self.rows]
         title = [f"**{self.title}**", ""] if self.title else []

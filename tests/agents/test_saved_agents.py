@@ -31,6 +31,12 @@ def test_saved_agents_act_alike_and_go_on_learning(small, tmp_path):
     assert JEPAAgent.load(tmp_path / "agent.zip").get_env() is None
 
 
+def test_where_a_folder_holds_the_file_it_says_so(small, tmp_path):
+    JEPAAgent(Target, **small).save(tmp_path / "run" / "agent")
+    with pytest.raises(CheckpointError, match=r"no file .*run\.zip; the folder .*run holds .*agent\.zip"):
+        JEPAAgent.load(tmp_path / "run")
+
+
 def test_an_agent_without_environment_cannot_learn(small, tmp_path):
     JEPAAgent(Target, **small).save(tmp_path / "agent")
     with pytest.raises(SettingsError, match="set_env"):

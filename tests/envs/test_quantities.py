@@ -189,3 +189,16 @@ def test_mistakes_are_explained():
         quantities.of_states(broken)
     with pytest.raises(EnvironmentFault, match="does not tell its state"):
         quantities.read(make_env("MountainCar-v0"))
+
+
+def test_ones_own_environments_name_theirs_by_units_or_objects():
+    env = make_env("CartPole-v1")
+    bare = env.unwrapped
+    bare.measure = lambda states: states[:, :2]
+    for named in ({"place": "m", "speed": "m/s"}, [Quantity("place", "m"), Quantity("speed", "m/s")]):
+        bare.quantities = named
+        assert list(map(str, Quantities(env).all)) == ["place (m)", "speed (m/s)"]
+    for wrong in (("place", "speed"), 2):
+        bare.quantities = wrong
+        with pytest.raises(SettingsError, match=r"quantities must give units by name, such as \{'distance': 'm'\}"):
+            Quantities(env)

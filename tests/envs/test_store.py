@@ -234,6 +234,8 @@ def test_nothing_misshapen_or_non_finite_is_stored() -> None:
             store.add_episode(*bad, terminated=True, truncated=False)
     with pytest.raises(SettingsError, match="shapes"):
         store.add_episode(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(1), True, False)
+    with pytest.raises(SettingsError, match="one bool each"):
+        store.add_episode(*good, terminated=np.zeros(1, bool), truncated=False)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="begin first"):
         store.append(np.zeros((1, 2)), transition([[0, 1]]))
     with pytest.raises(EnvironmentFault, match="never stored"):

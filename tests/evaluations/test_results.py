@@ -13,6 +13,7 @@ from forethought.evaluations.compare import COMPARISON_FILE, summarise_folders
 from forethought.evaluations.published import Published
 from forethought.evaluations.results import read_results, read_run
 from forethought.evaluations.statistics import mean
+from forethought.evaluations.tables import Table
 
 from .conftest import summary_of, write_run
 
@@ -343,3 +344,8 @@ def test_damage_to_what_a_comparison_has_noted_is_named(make_run, tmp_path, text
     (tmp_path / COMPARISON_FILE).write_text(text)
     with pytest.raises(CheckpointError, match=COMPARISON_FILE):
         summarise_folders([tmp_path])
+
+
+def test_a_table_is_one_in_markdown_however_narrow_its_columns():
+    lines = Table(("planner", "r"), [("policy", "")]).to_markdown().splitlines()
+    assert lines == ["| planner |  r |", "| ------- | -: |", "| policy  |    |"]

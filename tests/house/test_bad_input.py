@@ -82,7 +82,9 @@ MISTAKES = {
     "train --resume nowhere --planner policy": ["leave out --planner."],
     "train --resume nowhere --agent sac --set gamma=0.9": ["leave out --agent, --set"],
     "evaluate nowhere --task Pendulum-v1": ["nowhere"],
-    "evaluate agent.zip": ["agent.zip", "--task"],
+    "evaluate agent.zip": ["there is no agent.zip"],
+    "train Pendulum-v1 --agent sac --learning-starts 9": ["--learning-starts", "sac", "--set name=value"],
+    "compare --tasks Pendulum-v1 --agents jepa,scac": ["unknown agent 'scac'", "'sac'"],
     "report nowhere": ["nowhere"],
     "compare --agents jepa scac --tasks Pendulum-v1": ["unknown agent 'scac'", "'sac'"],
     "compare --agents jepa --tasks Pendlum-v1": ["unknown task 'Pendlum-v1'", "'Pendulum-v1'"],
@@ -200,6 +202,10 @@ def test_a_file_that_is_no_sound_agent_is_refused_without_executing_anything(for
     outcome = forethought("evaluate", agent, "--task", "Pendulum-v1")
     assert outcome.is_one_sentence_about("agent.zip"), outcome
     assert not marker.exists()
+
+
+def test_an_agents_file_alone_does_not_say_where_to_act(forethought, trained):
+    assert forethought("evaluate", trained / "agent.zip").is_one_sentence_about("agent.zip", "say where: --task")
 
 
 def test_an_agent_is_not_sent_where_it_cannot_act(forethought, trained):

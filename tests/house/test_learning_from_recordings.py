@@ -39,12 +39,24 @@ def test_a_world_model_is_learned_and_a_finished_run_is_left_alone(forethought, 
     outcome = forethought("pretrain", walks, *TINY, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "Finished 6 updates" in outcome.out
+    assert f"Try: forethought evaluate {tmp_path / 'run'}\n" in outcome.out
     assert "update 6/6" in outcome.err
     again = forethought("pretrain", walks, *TINY, "--out", tmp_path / "run")
     assert again.code == 2
     assert "holds a run already" in again.err
     assert "is finished" in forethought("pretrain", "--resume", tmp_path / "run").err
     assert "leave out the others" in forethought("pretrain", "--resume", tmp_path / "run", "--updates", 9).err
+
+
+@pytest.mark.filterwarnings("ignore:The latents have collapsed")
+def test_a_world_model_without_goals_is_for_an_agent(forethought, tmp_path):
+    store, run = tmp_path / "swings", tmp_path / "run"
+    forethought("collect", "Pendulum-v1", "--episodes", 3, "--jobs", 1, "--max-steps", 30, "--out", store)
+    outcome = forethought("pretrain", store, "--updates", 2, "--batch-size", 8, "--model.hidden", 8, "--out", run)
+    going_on = f"forethought train Pendulum-v1 --world-model {run}"
+    assert f"Try: {going_on} --store {store}\n" in outcome.out, outcome.err
+    assert f"let an agent take this one up: {going_on}." in forethought("evaluate", run).err
+    assert "is a run of forethought pretrain, not of" in forethought("train", "--resume", run).err
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ class CompareOptions(CompareSettings):
 def run(arguments: Sequence[str]) -> int:
     """Compare."""
     options = parse(CompareOptions, "compare", arguments)
+    options = options.replace(tasks=_separated(options.tasks), agents=_separated(options.agents))
     settings, out = _settings(options, arguments), _folder(options)
     target = console(stderr=True)
     try:
@@ -67,6 +68,11 @@ def run(arguments: Sequence[str]) -> int:
     folder = shlex.quote(str(out))
     print(f"The runs are in {folder}; a page with plots and films: forethought report {folder}")
     return 0 if view.all_done else 1
+
+
+def _separated(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names that may have been separated by commas, too, as planners are."""
+    return tuple(name for text in given for name in text.split(",") if name)
 
 
 def _settings(options: CompareOptions, arguments: Sequence[str]) -> CompareSettings:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..core.errors import CheckpointError, SettingsError
+from ..core.errors import CheckpointError, RunFolderError, SettingsError
 from ..core.runs import kind_of
 from ..core.settings import Range, Settings
+from ..core.words import counted
 from .console import console, is_live, print_table
 from .options import names, parse
 
@@ -115,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
     play: dict[str, Any] = {"render": options.render, "video": options.video}
     if options.planners is None:
         swapping = "horizon", "budget", "simulator"
-        refuse(options, swapping, "is for the planners of --planners; name one, such as --planners icem")
+        refuse(options, swapping, "is for the planners of --planners; name one, such as --planners random")
         from ..evaluations.evaluate import evaluate
 
         evaluation = evaluate(agent, task, episodes, seed, **play)
@@ -162,6 +163,8 @@ def _load(options: EvaluateOptions, source: Path) -> tuple[Any, str, int]:
         torch.set_num_threads(trained.threads)  # as in its training, so that the same episodes bring the same returns
         seed = trained.evaluation_seed if options.seed is None else options.seed
         return agent, options.task or trained.task, seed
+    if not source.exists():
+        raise RunFolderError(f"There is no {source}, seen from {Path.cwd()}.")
     if options.task is None:
         raise SettingsError(
             f"{source} is not a run folder; to evaluate an agent's file, say where: --task InvertedPendulum-v5."
@@ -191,6 +194,7 @@ def swap_planners(agent: Any, task: str, planners: Sequence[str], **how: Any) ->
         how: passed on to :func:`~forethought.evaluations.planner_table.evaluate_planners`.
     """
     from ..evaluations.planner_table import evaluate_planners
+    from ..planners import available_planners
 
     target = console(stderr=True)
     live, done = is_live(target), 0
@@ -200,9 +204,10 @@ def swap_planners(agent: Any, task: str, planners: Sequence[str], **how: Any) ->
             nonlocal done
             done += 1
             if status is not None:
-                status.update(f"Evaluating: {done} planners done")
+                status.update(f"Evaluating: {counted(done, 'planner')} done")
             else:
-                print(f"{row.name}: {row.evaluation or 'not for these actions'}", file=sys.stderr)
+                unfit = f"not for these actions, which {', '.join(available_planners(agent.spec))} plan"
+                print(f"{row.name}: {row.evaluation or unfit}", file=sys.stderr)
 
         table = evaluate_planners(agent, task, planners, on_row=tell, **how)
     print_table(table.table())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, UnknownNameError
+from ..envs.goals import GOALS
 from .console import print_table
 from .options import names
 
@@ -98,6 +100,13 @@ def _models(options: EvaluateOptions, timed: bool) -> tuple[list[GoalModel], str
     task = options.task or learned
     if task is None:
         raise SettingsError(f"{options.run[0]} does not know its task; say where: --task two-room.")
+    try:
+        GOALS.get(task)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error} World models without an agent plan to goals; to act for rewards, let an agent take this one up: "
+            f"forethought train {shlex.quote(task)} --world-model {shlex.quote(str(options.run[0]))}."
+        ) from error
     return models, task, env_kwargs if task == learned else {}
 
 

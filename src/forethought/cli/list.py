@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import gymnasium as gym
 from tyro.conf import Positional
 
 from ..core.errors import how_to_add
+from ..core.settings import field_names
 from .console import print_entries
 from .options import parse
 
@@ -34,9 +36,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _planners() -> list[tuple[str, str]]:
-    from ..planners import available_planners, planner_summary
+    from ..planners import ActionSpec, available_planners, planner_class, planner_summary
 
-    return [(name, planner_summary(name)) for name in available_planners()]
+    kinds = {"continuous": gym.spaces.Box(-1, 1, (1,)), "discrete": gym.spaces.Discrete(2)}
+    plan = {kind: available_planners(ActionSpec.from_space(space)) for kind, space in kinds.items()}
+    entries = []
+    for name in available_planners():
+        actions = " and ".join(kind for kind, planners in plan.items() if name in planners)
+        settings = ", ".join(field_names(planner_class(name).Settings))
+        entries.append((name, f"{planner_summary(name)} Actions: {actions or 'others'}. Settings: {settings}."))
+    return entries
 
 
 def _agents() -> list[tuple[str, str]]:

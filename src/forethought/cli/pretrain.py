@@ -22,10 +22,13 @@ from ..core.errors import LostRankError, SettingsError, UnknownNameError, did_yo
 from ..core.parallel import Ranks, joined
 from ..core.runs import Run
 from ..core.settings import field_names
+from ..envs.goals import GOALS
 from ..evaluations.pretraining import (
     PretrainSettings,
     default_training,
+    load_pretrained,
     pretrain,
+    pretrain_settings_of,
     resume_pretraining,
 )
 from ..evaluations.settings import TrainingResult
@@ -106,7 +109,10 @@ def _read_options(arguments: Sequence[str]) -> PretrainCommand:
     elif resuming or helping:
         training = PretrainCommand().settings if not asked.model else PretrainingSettings(model=PRESETS[asked.model])
     else:
-        raise SettingsError("Which store? Such as: forethought pretrain data/two-room, which collect has made.")
+        raise SettingsError(
+            f"Which store? No argument is the folder of one, seen from {Path.cwd()}; such as: forethought pretrain "
+            "data/two-room, which collect has made."
+        )
     options = parse(PretrainCommand, "pretrain", arguments, default=PretrainCommand(asked, training))
     if resuming and (options.run.replace(resume=None) != PretrainOptions() or options.settings != training):
         raise SettingsError("--resume goes on with the settings that the run was begun with: leave out the others.")
@@ -140,5 +146,14 @@ def _conclude(result: TrainingResult) -> int:
         print(f"Go on with: forethought pretrain --resume {folder}")
         return stopped_by((run.manifest["reason"] or "").partition(" ")[0])
     print(f"Finished {result.step:,} updates; the run is in {folder}.")
-    print(f"Try: forethought evaluate {folder}")
+    print(f"Try: {_what_next(run, folder)}")
     return 0
+
+
+def _what_next(run: Run, folder: str) -> str:
+    """Return a command that acts by the model: it plans to goals, or in a task without them an agent takes it up."""
+    task = load_pretrained(run.folder)[1].get("task")
+    if task in GOALS:
+        return f"forethought evaluate {folder}"
+    store = shlex.quote(pretrain_settings_of(run).store)
+    return f"forethought train {shlex.quote(task or 'TASK')} --world-model {folder} --store {store}"

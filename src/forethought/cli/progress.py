@@ -73,5 +73,7 @@ def _facts(progress: Progress) -> list[str]:
         facts.append(f"{duration(progress.seconds_left)} left")
     if progress.last_return is not None:
         facts.append(f"return {progress.last_return:,.1f}")
-    losses = [f"{name.removesuffix('_loss')} {value:.3g}" for name, value in progress.losses.items()]
+    short = {name: name.removesuffix("_loss") for name in progress.losses}
+    shown = {name: name if short[name] in progress.losses else short[name] for name in short}  # SAC has both
+    losses = [f"{shown[name]} {value:.3g}" for name, value in progress.losses.items()]
     return [*facts, *(["losses: " + ", ".join(losses)] if losses else [])]

@@ -102,7 +102,12 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
         "--agent NAME --help shows those of another."
     )
     if settings is None:
-        return parse(TrainWithKeywords, "train", arguments, description)
+        try:
+            return parse(TrainWithKeywords, "train", arguments, description)
+        except SettingsError as error:
+            if not str(error).startswith("Unrecognized options"):
+                raise
+            raise SettingsError(f"{error} Settings of {name} itself are given as --set NAME=VALUE.") from error
     default = None
     if (world_model := _option(arguments, "--world-model")) and hasattr(agents.get(name), "set_store"):
         from ..agents.pretrained import pretrained_model, settings_from

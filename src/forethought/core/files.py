@@ -168,7 +168,9 @@ def load_archive(path: str | os.PathLike[str]) -> Archive:
     """
     source = Path(path) if Path(path).is_file() else archive_path(path)
     if not source.is_file():
-        raise CheckpointError(f"There is no file {source}.")
+        inside = sorted(Path(path).glob("*.zip"))
+        instead = f"; the folder {path} holds {inside[0]}" if inside else ""
+        raise CheckpointError(f"There is no file {source}{instead}.")
     with damage_reported(source):
         _refuse_foreign(source)
         with zipfile.ZipFile(source) as archive:
@@ -231,7 +233,11 @@ def _checked_digests(source: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     infos = archive.infolist()
     names = [info.filename for info in infos]
     if "_stable_baselines3_version" in names or any(name.endswith((".pth", ".pkl")) for name in names):
-        _refuse(source, "holds pickles, as Stable-Baselines3 and torch.save write them, which can execute code")
+        _refuse(
+            source,
+            "holds pickles, as Stable-Baselines3 and torch.save write them, which can execute code: load it with what "
+            "wrote it, if you trust it",
+        )
     for name in names:
         if not _MEMBER_NAME.fullmatch(name):
             _refuse(source, f"holds a member named {name!r}, which Forethought never writes")
