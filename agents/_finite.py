@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from ..core.errors import DivergedError, EnvironmentFault
 from ..envs.environments import FAULTS_IN_A_ROW
 from ..envs.single import described
+from ..envs.states import diverged as diverged_simulation
 from ..envs.vectors import LARGEST_REWARD, clip_rewards, clipping_note, to_float32
 
 logger = logging.getLogger("forethought.envs")
@@ -76,6 +77,8 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._steps += 1
         if not is_finite(observation):
             return self._cut("observation")
+        if diverged_simulation(self.env):
+            return self._cut("state")
         if not is_finite(reward):
             return self._cut("reward")
         if terminated or truncated:

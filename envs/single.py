@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.errors import EnvironmentFault, ForethoughtError
 from .codecs import Array, ObservationCodec
+from .states import diverged
 
 CUT_NOTE = (
     " Its episode had been truncated before its own end, because it had grown too long; where the environment does not "
@@ -138,6 +139,8 @@ class LocalEnvironment:
         self._was_cut = bool(last and not (terminated or truncated))
         truncated = truncated or self._was_cut
         coded, number = self._codec.single(observation), _scalar(reward)
+        if diverged(self.env):  # what it shows by now is of another episode
+            number = np.nan
         # The info belongs to the environment, which may change it later.
         info = dict(info) if isinstance(info, dict) else {}
         if terminated or truncated:

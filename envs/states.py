@@ -6,6 +6,7 @@ asked what it knows. Agents never learn from them.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -58,6 +59,24 @@ def start_from(env: gym.Env[Any, Any], state: State, seed: int | None = None) ->
         )
     bare.set_state(positions, velocities)
     return bare._get_obs(), info
+
+
+def diverged(env: gym.Env[Any, Any]) -> bool:
+    """Return whether MuJoCo has given up a state of this episode, because it was not finite or too large.
+
+    It then begins anew from the model's initial state by itself, and whoever steps it is told nothing.
+    """
+    warnings = getattr(getattr(env.unwrapped, "data", None), "warning", None)
+    return warnings is not None and any(warnings[kind].number for kind in _given_up())
+
+
+@cache
+def _given_up() -> tuple[int, ...]:
+    from mujoco import mjtWarning
+
+    return tuple(
+        int(kind) for kind in (mjtWarning.mjWARN_BADQPOS, mjtWarning.mjWARN_BADQVEL, mjtWarning.mjWARN_BADQACC)
+    )
 
 
 def is_mujoco(bare: Any) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import EnvironmentFault, SettingsError
 from ..envs.single import described
+from ..envs.states import diverged
 from .video import VideoRecorder
 
 
@@ -73,7 +74,7 @@ class Episode:
             self.observation, reward, terminated, truncated, _ = self.env.step(action)
         self.length += 1
         self._watch()
-        if not (_is_finite(reward) and _is_finite(self.observation)):
+        if not (_is_finite(reward) and _is_finite(self.observation)) or diverged(self.env):
             self.faulty = self.done = True
             return
         self.rewards.append(float(reward))

@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from forethought.core.errors import CheckpointError, EnvironmentFault, SettingsError, UnsupportedSpaceError
 from forethought.core.seeding import derive_seed
-from forethought.envs import Supervision, Transition, episode_seed, make_environments
+from forethought.envs import Supervision, Transition, episode_seed, make_env, make_environments
 
 from .walking import same, walk
 
@@ -160,6 +160,34 @@ def test_a_non_finite_value_cuts_the_episode_and_a_fresh_one_starts(scripted: An
         assert np.isfinite(values).all()
     ends = environments.step(np.zeros((2, 1)))  # the fourth episode has one step, and nothing left from the cut one
     assert ends.infos[0]["episode"] == {"r": 1.5, "l": 1}
+
+
+class Overpowered(gym.Wrapper):
+    """In its third step MuJoCo is given a state that is not finite, puts itself back, and tells nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(make_env("InvertedPendulum-v5"))
+
+    def reset(self, **options: Any) -> Any:
+        self.steps = 0
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == 3:
+            self.unwrapped.data.qvel[0] = np.inf  # type: ignore[attr-defined]
+        return super().step(action)
+
+
+def test_a_simulation_that_diverged_is_a_fault_though_all_that_it_shows_is_finite() -> None:
+    environments = make_environments(Overpowered, seed=0)
+    environments.reset()
+    valid = [environments.step(np.zeros((1, 1))).valid[0] for _ in range(5)]
+    assert valid == [True, True, False, True, True]
+    assert environments.faults == 1
+    bare = Overpowered()
+    bare.reset(seed=0)
+    assert all(np.isfinite(bare.step(np.zeros(1, np.float32))[0]).all() for _ in range(4))
 
 
 def test_a_sound_last_step_survives_a_fresh_episode_that_begins_badly(scripted: Any) -> None:
