@@ -232,8 +232,12 @@ class _Session:
             self._activity = "evaluating"
             self._report()
             metrics: dict[str, Any] = {}
-            with self._interruption.breaking_off():
-                metrics = self._evaluate()
+            try:
+                with self._interruption.breaking_off():
+                    metrics = self._evaluate()
+            except Exception:
+                self._save()  # what was learned is not to be lost for an environment that fails where it is judged
+                raise
             self._activity = "learning"
             if not metrics:
                 return
@@ -246,10 +250,11 @@ class _Session:
             metrics["env/faults"], metrics["env/restarts"] = self._faults, int(getattr(self.agent, "restarts", 0))
             step = self.agent.num_timesteps
             self.run.log(metrics, step)
-            for name in ("evaluation/return_mean", "evaluation/policy_return_mean"):
-                if name in metrics:
-                    self.agent.logger.record(name, metrics[name])
-            self.agent.logger.dump(step)
+            if (logger := getattr(self.agent, "logger", None)) is not None:
+                for name in ("evaluation/return_mean", "evaluation/policy_return_mean"):
+                    if name in metrics:
+                        logger.record(name, metrics[name])
+                logger.dump(step)
             self._save()
             self._report()
 

@@ -14,7 +14,14 @@ import pytest
 from stable_baselines3.common.logger import KVWriter
 
 from forethought import make_agent
-from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
+from forethought.agents.registry import agents
+from forethought.core.errors import (
+    CheckpointError,
+    EnvironmentFault,
+    RunFolderError,
+    SettingsError,
+    UnknownNameError,
+)
 from forethought.core.files import load_archive
 from forethought.core.runs import Run
 from forethought.evaluations import clock as clocks
@@ -241,6 +248,45 @@ def test_a_run_that_was_not_resumed_exactly_never_claims_to_be_again(tmp_path, s
         resume(tmp_path / "run")
         found.append((Run.open(tmp_path / "run").status, Run.open(tmp_path / "run").manifest["resume"]))
     assert found == [("interrupted", "inexact"), ("finished", "inexact")]
+
+
+def test_what_was_learned_outlives_an_environment_that_fails_where_it_is_judged(tmp_path, stub, monkeypatch):
+    real, broken = training.evaluate, [True]
+
+    def fails(agent, *arguments, **rest):
+        if broken and getattr(agent, "num_timesteps", 0) == 20:
+            raise EnvironmentFault("the gearbox broke")
+        return real(agent, *arguments, **rest)
+
+    monkeypatch.setattr(training, "evaluate", fails)
+    with pytest.raises(EnvironmentFault, match="gearbox"):
+        train(settings(), tmp_path / "run")
+    assert Run.open(tmp_path / "run").status == "failed"
+    broken.clear()
+    assert resume(tmp_path / "run").status == "finished"
+    assert [row["step"] for row in evaluations(tmp_path / "run")] == list(range(10, 101, 10))
+    assert sum(steps for steps, _ in stub.made[-1].calls) == 100 - 20
+
+
+@pytest.mark.parametrize("lacking", ["save", "num_timesteps"])
+def test_an_agent_that_lacks_something_is_refused_before_it_learns(tmp_path, stub, monkeypatch, lacking):
+    class Bare:
+        def __init__(self, env, seed=0, verbose=0, tensorboard_log=None, device="auto", gain=1.0):
+            self.num_timesteps = 0
+
+        def learn(self, total_timesteps, callback=None, **rest):
+            raise AssertionError
+
+        predict = save = load = learn
+
+    if lacking == "save":
+        Bare.save = property()  # raises AttributeError, as what is not there does
+    else:
+        Bare.__init__ = lambda self, env, gain=1.0, **rest: None
+    monkeypatch.setitem(agents._entries, "bare", (Bare, ""))
+    with pytest.raises(SettingsError, match=f"'bare' lacks {lacking}; forethought.agents.registry says"):
+        train(settings(agent="bare"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*config.json was changed", "ignore:.*goes on with other settings")
