@@ -209,7 +209,7 @@ class Perturbation(gym.Wrapper[Any, Any, Any, Any]):
         self.draw(self._rng)
         self.truth = []
         self.watch(observation)
-        return observation, {**info, "perturbed": False}
+        return observation, {"perturbed": False, **info}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step, perturbed or not."""
@@ -223,7 +223,8 @@ class Perturbation(gym.Wrapper[Any, Any, Any, Any]):
         self.watch(observation)
         shown = self.observe(observation) if lasts else observation
         self.truth.append(lasts and self.was_perturbed())
-        return shown, reward, terminated, truncated, {**info, "perturbed": self.truth[-1]}
+        inside = bool(info.get("perturbed"))  # by another one
+        return shown, reward, terminated, truncated, {**info, "perturbed": self.truth[-1] or inside}
 
     def close(self) -> None:
         """Put everything back and close the environment."""
@@ -277,6 +278,8 @@ def perturbation(name: str, env: gym.Env[Any, Any]) -> type[Perturbation]:
         UnknownNameError: there is none of that name.
         SettingsError: ``env`` cannot have it; it says why, and which it can have.
     """
+    if not isinstance(env, gym.Env):
+        raise SettingsError(f"What is perturbed is an environment, not {env!r}: make_env({env!r}) makes one of a name.")
     possible = perturbations_for(env)
     if name not in PERTURBATIONS:
         raise UnknownNameError(f"Unknown perturbation {name!r}.{did_you_mean(name, possible)}")

@@ -202,6 +202,16 @@ def test_a_perturbation_that_lasts_some_steps_ends_and_leaves_the_world_as_it_wa
     assert sum(told_once("teleport")) == 1
 
 
+def test_of_perturbations_in_each_other_each_is_told() -> None:
+    env = perturb(perturb(made("HalfCheetah-v5"), "gravity_flipped", onset=1), "actuator_dead", onset=2)
+    env.reset(seed=0)
+    told = [env.step(env.action_space.low)[4]["perturbed"] for _ in range(4)]
+    assert told == [False, True, True, True]
+    assert env.truth == [False, False, True, True]
+    with pytest.raises(SettingsError, match=r"make_env\('Hopper-v5'\)"):
+        perturb("Hopper-v5", "gravity_flipped")  # type: ignore[arg-type]
+
+
 def told_once(name: str) -> list[bool]:
     env = perturb(made("HalfCheetah-v5"), name, onset=2, scale=scale_of("HalfCheetah-v5"))
     env.reset(seed=0)
