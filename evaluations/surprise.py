@@ -9,8 +9,10 @@ perturbation at one strength, is written as soon as it is known, so that a bench
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 
 from ..core.errors import EnvironmentFault
-from ..core.files import read_json, write_json
+from ..core.files import as_json, read_json, write_json
 from ..core.locks import FolderLock
 from ..core.provenance import describe_process
 from ..core.seeding import numpy_generator
@@ -156,7 +158,9 @@ class _Benchmark:
             strengths={name: [found.to_dict() for found in some] for name, some in strengths.items()},
         )
         made = {"command": command_line(), "process": describe_process(), "seconds": time.perf_counter() - began}
-        write_json(self._subject.folder / RESULT_FILE, {**made, **table.to_dict()})
+        path = self._subject.folder / RESULT_FILE
+        _set_aside(path, s.to_dict())
+        write_json(path, {**made, **table.to_dict()})
         return table
 
     def _random(self) -> Iterator[float]:
@@ -228,6 +232,18 @@ class _Benchmark:
                 known[plan.key] = pending[plan.key].result()
             self._tell(Progress(f"judged {plan.name}", len(known), len(plans)))
         return [known[plan.key] for plan in plans]
+
+
+def _set_aside(path: Path, settings: dict[str, Any]) -> None:
+    """Give the result in ``path`` another name, if it was measured by other settings than these."""
+    before = read_json(path).get("settings") if path.exists() else None
+    if before is None or {**before, "jobs": 0} == {**as_json(settings), "jobs": 0}:
+        return
+    aside = next(
+        name for number in itertools.count(1) if not (name := path.with_stem(f"{path.stem}_{number}")).exists()
+    )
+    path.rename(aside)
+    warnings.warn(f"What {path.name} held was measured by other settings, and is in {aside.name} now.", stacklevel=2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import pytest
 from forethought.agents.surprise import SurpriseMonitor
 from forethought.cli import main
 from forethought.core.errors import RunFolderError, SettingsError, UnknownNameError
+from forethought.core.files import read_json, write_json
 from forethought.envs.perturbations import PERTURBATIONS
 from forethought.envs.recording import RecordedEpisode
 from forethought.evaluations import surprise as module
@@ -104,6 +105,7 @@ def test_our_own_monitor_is_among_the_detectors_and_says_what_it_says_elsewhere(
     assert len(scores) == len(episodes[0].actions)
 
 
+@pytest.mark.filterwarnings("ignore:What surprise.json held was measured by other settings")
 def test_it_goes_on_where_it_was_broken_off_and_any_number_of_processes_finds_the_same(
     reacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,20 @@ def test_it_goes_on_where_it_was_broken_off_and_any_number_of_processes_finds_th
     assert parallel.cells == whole.cells
     frozen = whole.cells[1]
     assert frozen["counted_events"] == sum(frozen["detectors"]["latent"]["counted"]) <= frozen["events"]
+
+
+def test_what_was_measured_by_other_settings_is_set_aside(tmp_path: Path) -> None:
+    path, settings = tmp_path / "surprise.json", QUICK.to_dict()
+    module._set_aside(path, settings)
+    write_json(path, {"settings": settings, "cells": 1})
+    module._set_aside(path, settings | {"jobs": 7})  # by which nothing is measured otherwise
+    assert path.exists()
+    for number in (1, 2):
+        with pytest.warns(UserWarning, match=rf"in surprise_{number}\.json now"):
+            module._set_aside(path, settings | {"seed": 9})
+        assert not path.exists()
+        assert read_json(tmp_path / f"surprise_{number}.json")["cells"] == number
+        write_json(path, {"settings": settings, "cells": number + 1})
 
 
 def test_a_pretrained_run_is_watched_in_episodes_of_whoever_recorded_its_store(walks: Path) -> None:
