@@ -142,7 +142,7 @@ class Pretraining:
             raise SettingsError(
                 f"Too few clips of {s.model.unroll} x {s.model.block} steps: {len(self._starts)} to learn from and "
                 f"{len(self._held_out)} held out, with held_out = {s.held_out:g}; of {store.episodes} episodes, "
-                f"{self.short} are shorter than that."
+                f"{self.short} are shorter than that. Two longer ones are the least, one for each part."
             )
         self._batch_size = min(s.batch_size, len(self._starts))
         if self._batch_size % ranks.count:

@@ -59,6 +59,8 @@ def pretrained_model(source: JEPA | str | os.PathLike[str]) -> JEPA:
                 f"{source} holds no world model ({MODEL_FILE}): give the folder of a run of forethought pretrain that "
                 "has saved one."
             )
+    elif not path.exists() and not path.suffix:
+        raise CheckpointError(f"There is no folder {source} of a pretraining run, seen from {Path.cwd()}, and no file.")
     return load_model(path)[0]
 
 

@@ -125,6 +125,11 @@ class SurpriseMonitor:
     """
 
     def __init__(self, model: JEPA, settings: SurpriseSettings | None = None) -> None:
+        if not isinstance(model, JEPA):
+            raise SettingsError(
+                f"A monitor watches a world model, such as agent.model or that of load_pretrained(folder), not "
+                f"{type(model).__name__}."
+            )
         self.model, self.settings = model.eval(), settings or SurpriseSettings()
         self.reference: Reference | None = None
         self._without = without_each(model)

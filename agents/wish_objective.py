@@ -96,7 +96,12 @@ def probes_by_name(probes: Probe | Mapping[str, Probe], wish: Wish) -> dict[str,
         elif name in probes:
             found[name] = probes[name].only([name])
         else:
-            raise UnknownNameError(f"No probe reads {name!r}.{did_you_mean(name, list(probes))}")
+            how = (
+                f" wish_probes(RUN, {list(wish.quantities)}) of forethought.evaluations fits them."
+                if not probes
+                else ""
+            )
+            raise UnknownNameError(f"No probe reads {name!r}.{how or did_you_mean(name, list(probes))}")
         if not float(found[name].usual_spread) > 0:
             raise SettingsError(f"{name} never varied where its probe was fitted, so no plan can be judged by it.")
     return found

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import UnknownNameError
 from ..core.registry import Registry
 from ..core.seeding import numpy_generator
 from .codecs import ActionCodec
@@ -42,7 +43,10 @@ class ExpertPolicy:
     """
 
     def __init__(self, task: str) -> None:
-        self._make = EXPERTS.get(task)
+        try:
+            self._make = EXPERTS.get(task)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{task} has no expert; {' and '.join(EXPERTS.names())} have one.") from error
 
     def begin(self, env: gym.Env[Any, Any], seeds: Sequence[int]) -> None:
         """Make the experts."""

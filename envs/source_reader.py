@@ -20,8 +20,8 @@ _ROWS_AT_ONCE = 64
 _ROUNDING = 1e-4
 """Share of their range by which actions may lie beyond their bounds, having been rounded."""
 _WAYS_OUT = (
-    "Give the bounds of the environment's actions (--action-bounds -2 2), the task that they are of (--task NAME), or "
-    "clip them (--clip-actions)."
+    "Give the bounds of the environment's actions (--action-bounds LOW HIGH), the task that they are of (--task NAME), "
+    "or clip them (--clip-actions)."
 )
 
 

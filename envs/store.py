@@ -9,6 +9,7 @@ sampled like finished ones.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -216,13 +217,20 @@ class EpisodeStore:
             columns["states"] = np.empty((0, 0)) if states is None else states
             expected.append((steps + 1, self.state_dims))
         given = [np.shape(values) for values in columns.values()]
-        if given != expected or steps == 0:
+        if steps == 0:
+            raise SettingsError("An episode needs a step at least: observations that nothing led to are not stored.")
+        if given != expected:
             raise SettingsError(
                 f"An episode of {steps} steps needs {', '.join(columns)} of shapes {str(expected)[1:-1]}, "
                 f"not {str(given)[1:-1]}."
             )
         for what, values in columns.items():
             _require_finite(values, what)
+        if (largest := np.abs(columns["actions"]).max()) > 1 + 1e-4:
+            warnings.warn(
+                f"Actions reach {largest:g}: agents know those in [-1, 1], as ActionCodec.encode makes them.",
+                stacklevel=2,
+            )
         self._columns.make_room(steps, 1)
         rows, [episode] = self._columns.add_rows(steps), self._columns.add_episodes(1)
         data = self._columns.data

@@ -63,7 +63,7 @@ class RestartBudget:
             len(self._recent),
             self._allowed,
             f"{WINDOW_STEPS:,}",
-            exc_info=fault.__cause__,
+            exc_info=fault.__cause__ if self.restarts == 1 else None,  # the others are told in a line
         )
         time.sleep(min(BACK_OFF_S * 2.0 ** len(recent), LONGEST_BACK_OFF_S))
 

@@ -91,5 +91,9 @@ def _nothings(value: Any) -> Any:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"There is no file {path}, and no benchmark of that name.{did_you_mean(path.stem, available_benchmarks())}"
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} is not a benchmark that can be read: {error}") from error

@@ -31,7 +31,7 @@ class CompareSettings(Settings):
     tasks: tuple[str, ...]
     """Tasks by name."""
     agents: tuple[str, ...] = ("jepa", "sac")
-    """Agents by name; the others are compared with the first."""
+    """Agents by name; the others are compared with the first that is not random."""
     variants: dict[str, str] = field(default_factory=dict)
     """The agent behind each of ``agents`` that is not called by its own name."""
     seeds: Annotated[int, Range(ge=1, le=1000)] = 3
@@ -166,7 +166,10 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
         job.prepare(built.settings)
     waiting = [job.settings for job in jobs if job.state == "waiting"]
     for run in waiting:  # so that what cannot work is refused before hours of work
-        built.check(run)
+        try:
+            built.check(run)
+        except SettingsError as error:
+            raise SettingsError(f"{run.name} on {run.task}: {error}") from error
     before = read_comparison(root)
     order = list(dict.fromkeys([*before["agents"], *settings.agents]))
     command = command_line() if waiting else before.get("command", command_line())

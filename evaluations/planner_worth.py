@@ -75,7 +75,7 @@ class PlannersOverall:
         note = (
             "Gain over the bare actor in the same held-out episodes, mean over runs of all agents and seeds, with 95 % "
             "bootstrap intervals between runs, stratified by task; 1 is what lies between acting at random and the "
-            f"best agent's mean, or what was set. Runs judged: {runs}."
+            f"anchor, where one was given, or else the best agent's mean. Runs judged: {runs}."
         )
         note += " The lead is paired by run." if rivals else ""
         note += f" Not all were judged alike by {', '.join(self.others)}." if self.others else ""

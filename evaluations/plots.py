@@ -40,6 +40,8 @@ DARK = Theme(ground="#151a21", ink="#e4e8ee", faint="#333c48", band=0.24)
 
 _LABEL_HEIGHT = 0.056
 """Of a figure's axes."""
+_LABEL_LETTERS = 32
+"""Of a name beside a curve."""
 
 
 def colours(summary: Summary) -> dict[str, str]:
@@ -235,9 +237,14 @@ def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
 def _named(cell: Cell, curve: Curve) -> str:
     value = f"  {number(curve.points[-1].value)}"
     if not cell.finished:
-        return f"{cell.name}{value}"
+        return f"{_shortened(cell.name)}{value}"
     seeds = len(cell.counted)
-    return f"{cell.label}{value}  ({seeds} seed{'s' if seeds > 1 else ', no interval'})"
+    return f"{_shortened(cell.label)}{value}  ({seeds} seed{'s' if seeds > 1 else ', no interval'})"
+
+
+def _shortened(name: str) -> str:
+    """Return a name that leaves room for curves beside it, by its two ends where it is long."""
+    return name if len(name) <= _LABEL_LETTERS else f"{name[: _LABEL_LETTERS // 2]}…{name[-_LABEL_LETTERS // 2 + 1 :]}"
 
 
 def new_figure(theme: Theme, height: float = 4.0) -> Figure:

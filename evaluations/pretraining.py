@@ -116,7 +116,10 @@ def resume_pretraining(
     run = Run.open(folder)
     settings = pretrain_settings_of(run)
     if run.status == "finished":
-        raise RunFolderError(f"{folder} is finished: it has taken all of its updates.")
+        raise RunFolderError(
+            f"{folder} is finished: it has taken all of its updates. The schedule of its learning has ended with them; "
+            "more of them are those of a new pretraining."
+        )
     with limited_threads(settings.threads):
         training = training_of(run, ranks)
         if ranks.rank:
@@ -146,6 +149,8 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[JEPA, dict[str, Any
     """
     run = Run.open(folder)
     pretrain_settings_of(run)
+    if run.status != "finished":
+        warnings.warn(f"{folder} is {run.status}: its world model has learned for part of its updates.", stacklevel=2)
     path = run.folder / MODEL_FILE
     if not path.exists():
         raise RunFolderError(f"{folder} holds no {MODEL_FILE} yet: the run is {run.status}; finish or resume it first.")

@@ -104,12 +104,13 @@ class TaskSummary:
 
     def _notes(self) -> list[str]:
         notes = [
-            f"Return: mean of the last {LAST_EVALUATIONS} evaluations, over seeds, with 95 % stratified bootstrap "
+            f"Return: mean of the last {LAST_EVALUATIONS} evaluations (where there are as many), over seeds, with 95 % "
+            "stratified bootstrap "
             "intervals; over the run: mean height of the learning curve until then; lead: mean difference of returns, "
             "paired by seed."
         ]
         if self.random_return is not None:
-            notes.append(f"Acting at random returns {self.random_return:,.1f} on the same episodes.")
+            notes.append(f"Acting at random returns {self.random_return:,.1f} on the held-out episodes.")
         return notes
 
 

@@ -212,6 +212,7 @@ def test_impossible_samples_are_refused_with_numbers() -> None:
             store.sample(1, ClipSpec(1), np.random.default_rng(0), rows)
 
 
+@pytest.mark.filterwarnings("ignore:Actions reach 2")
 def test_recorded_episodes_are_stored_like_lived_ones() -> None:
     lived, recorded = EpisodeStore(2, 2), EpisodeStore(2, 2)
     fill(lived, [[RUNNING], [TERMINATED], [RUNNING], [RUNNING], [TRUNCATED]])
@@ -224,6 +225,13 @@ def test_recorded_episodes_are_stored_like_lived_ones() -> None:
         np.testing.assert_array_equal(recorded.arrays()[name], lived.arrays()[name], err_msg=name)
 
 
+def test_actions_that_look_native_are_told_of() -> None:
+    store = EpisodeStore(2, 2)
+    with pytest.warns(UserWarning, match=r"Actions reach 2: agents know those in \[-1, 1\]"):
+        store.add_episode(np.zeros((2, 2)), np.full((1, 2), -2.0), np.zeros(1), terminated=False, truncated=True)
+    assert store.rows == 1
+
+
 def test_nothing_misshapen_or_non_finite_is_stored() -> None:
     store = EpisodeStore(2, 2)
     good = np.zeros((2, 2)), np.zeros((1, 2)), np.zeros(1)
@@ -234,6 +242,8 @@ def test_nothing_misshapen_or_non_finite_is_stored() -> None:
             store.add_episode(*bad, terminated=True, truncated=False)
     with pytest.raises(SettingsError, match="shapes"):
         store.add_episode(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(1), True, False)
+    with pytest.raises(SettingsError, match="needs a step at least"):
+        store.add_episode(np.zeros((1, 2)), np.zeros((0, 2)), np.zeros(0), terminated=False, truncated=True)
     with pytest.raises(SettingsError, match="one bool each"):
         store.add_episode(*good, terminated=np.zeros(1, bool), truncated=False)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="begin first"):

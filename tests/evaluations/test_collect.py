@@ -81,7 +81,7 @@ def test_a_trained_agent_records_too(tmp_path: Path) -> None:
     ("changes", "error", "said"),
     [
         ({"task": "two-rom"}, UnknownNameError, "Did you mean 'two-room'"),
-        ({"task": "Pendulum-v1", "env": {}}, UnknownNameError, "Unknown expert"),
+        ({"task": "Pendulum-v1", "env": {}}, UnknownNameError, "Pendulum-v1 has no expert"),
         ({"policy": "nobody"}, SettingsError, "neither 'random' nor 'expert'"),
         ({"env": {"sise": 32}}, EnvironmentFault, "sise"),
     ],

@@ -180,7 +180,8 @@ def test_episodes_shorter_than_a_clip_are_left_out_and_counted(tmp_path: Path, s
     store = EpisodeStore(3, 2, folder=tmp_path / "store")
     rng = np.random.default_rng(0)
     for length in (2, 9, 9, 1, 9, 9):
-        store.add_episode(rng.normal(size=(length + 1, 3)), rng.normal(size=(length, 2)), np.zeros(length), False, True)
+        actions = rng.uniform(-1, 1, (length, 2))
+        store.add_episode(rng.normal(size=(length + 1, 3)), actions, np.zeros(length), False, True)
     store.flush()
     state = {"model": {"latent_dims": 4, "hidden": 8, "directions": 4}, "updates": 3, "batch_size": 4}
     with pytest.warns(UserWarning, match="2 of 6 episodes are too short for a clip"):

@@ -172,7 +172,7 @@ def test_what_others_recorded_is_learned_from_with_one_more_command(forethought,
     assert (first.code, first.err) == (0, "")
     assert "Finished: 2 episodes added to data/others, which holds 2 now, 58 steps." in first.out
     assert "Try: forethought pretrain data/others" in first.out
-    assert "1 episodes added" in forethought("import", others, "--size", 32).out
+    assert "1 episode added" in forethought("import", others, "--size", 32).out
     assert "holds all of it already: 3 episodes, 87 steps" in forethought("import", others, "--size", 32).out
     outcome = forethought("pretrain", "data/others", *TINY, "--model.unroll", 2, "--out", "run")
     assert outcome.code == 0, outcome.err
@@ -202,7 +202,7 @@ def test_help_shows_the_defaults_of_what_fits_the_store(forethought, walks):
         (("collect",), "TASK"),
         (("collect", "two-rom"), "Did you mean 'two-room'"),
         (("collect", "two-room", "--episodes", "0"), "episodes"),
-        (("collect", "Hopper-v5", "--policy", "expert"), "Unknown expert"),
+        (("collect", "Hopper-v5", "--policy", "expert"), "has no expert"),
         (("collect", "two-room", "--set", "size"), "NAME=VALUE"),
         (("collect", "two-room", "--set", "size=9"), "at least 32 pixels"),
         (("collect", "two-room", "--polcy", "expert"), "did you mean --policy"),

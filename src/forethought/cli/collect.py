@@ -15,6 +15,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from ..core.errors import SettingsError
 from ..core.settings import field_names
+from ..core.words import counted
 from ..evaluations.collect import CollectSettings
 from .console import console, duration, is_live
 from .main import stopped_by
@@ -88,7 +89,7 @@ def _conclude(collected: Collected) -> int:
         print(f"{episodes} left out, because something in them was not finite.")
     ended = "Stopped" if collected.interrupted else "Finished"
     print(
-        f"{ended}: {collected.added:,} episodes added to {folder}, which holds {collected.episodes:,} now, "
+        f"{ended}: {counted(collected.added, 'episode')} added to {folder}, which holds {collected.episodes:,} now, "
         f"{collected.rows:,} steps."
     )
     if collected.interrupted:

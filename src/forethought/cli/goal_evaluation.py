@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import SettingsError, UnknownNameError
+from ..core.errors import SettingsError, UnknownNameError, did_you_mean
 from ..envs.goals import GOALS
 from .console import print_table
 from .options import names
@@ -62,9 +62,14 @@ def _ways(options: EvaluateOptions) -> list[Way]:
     """Return all ways to plan that are asked for: planners x distances x budgets."""
     from ..agents.goals import GOAL_PRESETS, GoalPlanningSettings
     from ..evaluations.goal_table import Way
+    from ..planners import available_planners
     from .evaluate import refuse
 
     planners = ["cem"] if options.planners is None else names(options.planners, "--planners")
+    known = [*GOAL_PRESETS, *available_planners()]
+    for planner in planners:
+        if planner.partition("+")[0] not in known and ":" not in planner:
+            raise UnknownNameError(f"Unknown planner {planner!r}.{did_you_mean(planner, known)}")
     distances = names(options.distance, "--distance")
     budgets = [_number(text, "--budget") for text in names(options.budget, "--budget")]
     if all(planner in GOAL_PRESETS for planner in planners):
@@ -99,7 +104,7 @@ def _models(options: EvaluateOptions, timed: bool) -> tuple[list[GoalModel], str
         raise SettingsError(f"These runs learned from different tasks: {', '.join(str(name) for name, _ in tasks)}.")
     task = options.task or learned
     if task is None:
-        raise SettingsError(f"{options.run[0]} does not know its task; say where: --task two-room.")
+        raise SettingsError(f"{options.run[0]} does not know its task; say where: --task NAME.")
     try:
         GOALS.get(task)
     except UnknownNameError as error:

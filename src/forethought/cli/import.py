@@ -13,6 +13,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from ..core.errors import SettingsError
 from ..core.settings import field_names
+from ..core.words import counted
 from ..evaluations.importing import ImportSettings
 from .collect import CollectProgress
 from .main import stopped_by
@@ -67,11 +68,11 @@ def _conclude(imported: Collected, settings: ImportSettings) -> int:
         episodes = "1 episode was" if imported.left_out == 1 else f"{imported.left_out:,} episodes were"
         print(f"{episodes} left out, having no step, or being faulty.")
     if not imported.asked:
-        print(f"{folder} holds all of it already: {imported.episodes:,} episodes, {imported.rows:,} steps.")
+        print(f"{folder} holds all of it already: {counted(imported.episodes, 'episode')}, {imported.rows:,} steps.")
         return 0
     ended = "Stopped" if imported.interrupted else "Finished"
     print(
-        f"{ended}: {imported.added:,} episodes added to {folder}, which holds {imported.episodes:,} now, "
+        f"{ended}: {counted(imported.added, 'episode')} added to {folder}, which holds {imported.episodes:,} now, "
         f"{imported.rows:,} steps."
     )
     if imported.interrupted:

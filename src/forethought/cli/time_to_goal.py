@@ -38,6 +38,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.run is None:
         raise SettingsError("Which run? Such as: forethought time-to-goal runs/two-room-pretrained-0.")
     settings = TimeToGoalSettings(**{name: getattr(options, name) for name in field_names(TimeToGoalSettings)})
+    from ..envs.goals import GOALS
+    from ..evaluations.pretraining import load_pretrained
     from ..evaluations.settings import Progress
     from ..evaluations.time_to_goal import add_time_to_goal
 
@@ -53,5 +55,6 @@ def run(arguments: Sequence[str]) -> int:
     too_long, slack = source["measures"]["too_long"], settings.quasimetric.slack
     print(f"Learned in {source['cpu_seconds']:.0f} CPU seconds: {file}")
     print(f"Recorded steps look {100 * too_long:.0f} % too long (root mean square; allowed were {100 * slack:.0f} %).")
-    print(f"Try: forethought evaluate {shlex.quote(str(options.run))} --distance time")
+    if load_pretrained(options.run)[1].get("task") in GOALS:
+        print(f"Try: forethought evaluate {shlex.quote(str(options.run))} --distance time")
     return 0

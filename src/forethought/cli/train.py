@@ -115,6 +115,10 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
         model = settings_from(pretrained_model(world_model))
         default = TrainWithSettings(TrainOptions(), settings().replace(model=model))
     options = parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
+    written = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
+    for of_recordings in ("--recorded-share", "--recorded-rewards"):
+        if of_recordings in written and not options.training.store and options.training.resume is None:
+            raise SettingsError(f"{of_recordings} is for an agent that has recordings: --store names them.")
     new = options.training.resume is None
     if new and options.planner == "policy" and not _option(arguments, "--planning.proposals"):
         bare = options.settings.planning.replace(proposals=1)

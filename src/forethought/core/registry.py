@@ -63,6 +63,10 @@ class Registry(Generic[T]):
         if colon:
             import_registrations(module, name)
             name = registered
+        if colon and name not in self and hasattr(sys.modules.get(module), name):
+            raise UnknownNameError(
+                f"{module} has {name}, and does not register it: put @register_{self.kind} above it."
+            )
         if name not in self:
             here = f" There is a {name}.py here, which {name}:{name} imports first." if _is_here(str(name)) else ""
             raise UnknownNameError(f"Unknown {self.kind} {name!r}.{here}{did_you_mean(str(name), self._entries)}")

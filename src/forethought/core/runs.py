@@ -35,6 +35,8 @@ Status = Literal["running", "finished", "interrupted", "failed"]
 
 
 FILES = ("config.json", "manifest.json")
+_TOLD: set[tuple[Path, str]] = set()
+"""Folders and digests of changed configurations that were warned of."""
 """What makes a folder a run; one of them alone is what a crash left of a beginning."""
 
 
@@ -129,7 +131,10 @@ class Run:
             raise RunFolderError(str(error)) from error
         if not isinstance(config, dict):
             raise RunFolderError(f"{folder} is not a run folder: its configuration is foreign.")
-        if manifest["digests"].get("config.json") != _digest(folder / "config.json"):
+        digest = _digest(folder / "config.json")
+        told = folder.resolve(), digest
+        if manifest["digests"].get("config.json") != digest and told not in _TOLD:
+            _TOLD.add(told)
             warnings.warn(f"{folder / 'config.json'} was changed after the run was created.", stacklevel=2)
         return cls(folder, config, manifest)
 
