@@ -213,7 +213,7 @@ def test_what_does_not_fit_the_environment_is_refused(model, folder, tmp_path):
         JEPAAgent(lambda: Target(spaces.Discrete(2)), store=folder, **SMALL)
     with pytest.raises(CheckpointError, match=r"holds no world model \(model.zip\)"):
         JEPAAgent(Target, world_model=folder, **AGENT)
-    with pytest.raises(CheckpointError, match="There is no file"):
+    with pytest.raises(CheckpointError, match=r"There is no folder .*nothing of a pretraining run"):
         JEPAAgent(Target, world_model=tmp_path / "nothing", **AGENT)
     with pytest.raises(CheckpointError, match="holds no episode store"):
         JEPAAgent(Target, store=tmp_path / "nothing", **SMALL)

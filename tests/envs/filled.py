@@ -70,4 +70,4 @@ def recorded(steps: int, seed: int = 0) -> dict[str, Any]:
     """An episode with states, for a store of observations (2,), actions (1,) and states (3,)."""
     rng = np.random.default_rng(seed)
     shapes = {"observations": (steps + 1, 2), "actions": (steps, 1), "rewards": (steps,), "states": (steps + 1, 3)}
-    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    return {name: rng.uniform(-1, 1, shape) for name, shape in shapes.items()}

@@ -117,5 +117,5 @@ def test_an_environment_that_cannot_begin_is_named_and_rewards_are_clipped_as_on
 
 
 def test_a_task_without_an_expert_is_answered_with_those_that_have_one() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown expert 'Hopper-v5'.*two-room"):
+    with pytest.raises(UnknownNameError, match=r"Hopper-v5 has no expert; .*two-room have one"):
         ExpertPolicy("Hopper-v5")

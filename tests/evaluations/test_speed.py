@@ -126,7 +126,7 @@ def test_loading_is_timed_beside_learning(tmp_path):
     store, rng = EpisodeStore(3, 1, folder=tmp_path / "store"), np.random.default_rng(0)
     for _ in range(30):
         seen = rng.normal(size=(40, 3)).astype(np.float32)
-        store.add_episode(seen, seen[1:, :1], np.zeros(39, np.float32), False, True)
+        store.add_episode(seen, seen[1:, :1].clip(-1, 1), np.zeros(39, np.float32), False, True)
     store.flush()
     rounds = []
     speed = measure_loading(LoadingSpeedSettings(str(tmp_path / "store"), rounds=3), rounds.append)

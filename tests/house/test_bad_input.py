@@ -82,6 +82,7 @@ MISTAKES = {
     "train --resume nowhere --planner policy": ["leave out --planner."],
     "train --resume nowhere --agent sac --set gamma=0.9": ["leave out --agent, --set"],
     "evaluate nowhere --task Pendulum-v1": ["nowhere"],
+    "train Pendulum-v1 --recorded-share 0.3": ["--recorded-share", "--store names them"],
     "evaluate agent.zip": ["there is no agent.zip"],
     "train Pendulum-v1 --agent sac --learning-starts 9": ["--learning-starts", "sac", "--set name=value"],
     "compare --tasks Pendulum-v1 --agents jepa,scac": ["unknown agent 'scac'", "'sac'"],

@@ -82,6 +82,9 @@ def run(arguments: Sequence[str]) -> int:
         else:
             if not training.task:
                 raise SettingsError("Which task? Such as: forethought train InvertedPendulum-v5.")
+            written = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
+            if not training.store and (idle := written & {"--recorded-share", "--recorded-rewards"}):
+                raise SettingsError(f"{idle.pop()} is for an agent that has recordings: --store names them.")
             shared = {name: getattr(training, name) for name in field_names(TrainSettings)}
             settings = TrainSettings(**shared | {"agent_settings": options.agent_settings()})
             _mention_late_learning(settings)
@@ -115,10 +118,6 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
         model = settings_from(pretrained_model(world_model))
         default = TrainWithSettings(TrainOptions(), settings().replace(model=model))
     options = parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
-    written = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
-    for of_recordings in ("--recorded-share", "--recorded-rewards"):
-        if of_recordings in written and not options.training.store and options.training.resume is None:
-            raise SettingsError(f"{of_recordings} is for an agent that has recordings: --store names them.")
     new = options.training.resume is None
     if new and options.planner == "policy" and not _option(arguments, "--planning.proposals"):
         bare = options.settings.planning.replace(proposals=1)
