@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from ..core.errors import ForethoughtError, UnknownNameError
 from ..core.seeding import numpy_generator
+from ..core.words import counted
 from .codecs import ActionCodec, ObservationCodec
 from .environments import Environments
 from .environments import logger as environments_logger
@@ -160,7 +161,7 @@ def _finite(factory: Factory, steps: int) -> str:
             "gymnasium.register takes max_episode_steps, and gymnasium.wrappers.TimeLimit does the same.",
             stacklevel=1,
         )
-    return f"{steps} random steps, {ends} episodes ended."
+    return f"{steps} random steps, {counted(ends, 'episode')} ended."
 
 
 def _is_limited(factory: Factory) -> bool:
