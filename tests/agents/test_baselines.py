@@ -35,8 +35,6 @@ from forethought.core.errors import (
     UnsupportedSpaceError,
 )
 from forethought.core.files import load_archive
-from forethought.envs import make_env
-from forethought.evaluations import evaluate
 
 from .conftest import Toy
 
@@ -283,20 +281,6 @@ def test_episodes_with_non_finite_values_are_cut_and_counted_and_nothing_of_them
         for stored in (buffer.observations, buffer.next_observations, buffer.rewards):
             assert np.isfinite(stored[:39]).all()
         assert {episode["l"] for episode in agent.model.ep_info_buffer} == {10}, "none that was cut"
-
-
-def test_a_simulation_that_diverged_is_cut_for_baselines_and_left_out_of_evaluations() -> None:
-    class Overpowered(gym.Wrapper[Any, Any, Any, Any]):
-        def step(self, action: Any) -> Any:
-            self.unwrapped.data.qvel[0] = np.inf  # type: ignore[attr-defined]
-            return super().step(action)
-
-    env = build_vec_env(lambda: Overpowered(make_env("InvertedPendulum-v5")))
-    env.reset()
-    _, _, dones, infos = env.step(np.zeros((1, 1), np.float32))
-    assert (env.faults, dones[0], infos[0]["fault"]) == (1, True, "non-finite state")
-    random = make_agent("random", "InvertedPendulum-v5")
-    assert evaluate(random, lambda: Overpowered(make_env("InvertedPendulum-v5")), 2).faults == 2
 
 
 @pytest.mark.parametrize("wrong", ["first observation", "observation"])

@@ -18,7 +18,7 @@ from stable_baselines3.common.logger import Logger
 
 from forethought.core.checkpoints import Checkpoint
 from forethought.core.runs import Run
-from forethought.evaluations import jobs
+from forethought.evaluations import jobs, training
 from forethought.evaluations.collect import Collected
 from forethought.evaluations.compare import compare
 from forethought.evaluations.importing import ImportSettings, import_episodes
@@ -27,6 +27,7 @@ from forethought.evaluations.settings import TrainSettings
 from forethought.evaluations.summary import summarise
 
 from .scripted import WORKER
+from .stubbed import TASK
 
 
 class Countdown(gym.Env):
@@ -255,3 +256,27 @@ def scripted(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: run.agent_settings)
     return tmp_path / "root"
+
+
+@pytest.fixture
+def countdown_task(countdown):
+    gym.register(TASK, countdown, max_episode_steps=50)
+    yield
+    del gym.registry[TASK]
+
+
+@pytest.fixture
+def stub(monkeypatch, stub_learner):
+    """Makes "stub" the name of an agent; its options are returned for the test to change, its instances collected."""
+    options, made = {}, []
+    real = training.make_agent
+
+    def make(name, env, **settings):
+        if name != "stub":
+            return real(name, env, **settings)
+        made.append(stub_learner(env, **options, **settings))
+        return made[-1]
+
+    monkeypatch.setattr(training, "make_agent", make)
+    stub_learner.options, stub_learner.made = options, made
+    return stub_learner

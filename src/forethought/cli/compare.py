@@ -20,7 +20,7 @@ from ..evaluations.summary import Summary
 from ..evaluations.views import ComparisonView
 from .console import console, is_live, print_table
 from .main import stopped_by
-from .options import assignment, parse
+from .options import assignment, parse, written
 
 PARTS = ("tasks", "agents", "seeds", "steps", "jobs", "device")
 """What may be asked of a part of a benchmark without making another benchmark of it."""
@@ -83,11 +83,11 @@ def _settings(options: CompareOptions, arguments: Sequence[str]) -> CompareSetti
         shared = {name: getattr(options, name) for name in field_names(CompareSettings)}
         return CompareSettings(**shared | {"agent_settings": _by_agent(options.set)})
     asked = read_benchmark(options.benchmark)
-    written = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
+    asked_for = written(arguments)
     for name in ("set", *field_names(CompareSettings)):
-        if name not in PARTS and f"--{name.replace('_', '-')}" in written:
+        if name not in PARTS and f"--{name.replace('_', '-')}" in asked_for:
             raise SettingsError(f"The benchmark {options.benchmark} has its own --{name.replace('_', '-')}.")
-    given = {name: getattr(options, name) for name in PARTS if f"--{name}" in written}
+    given = {name: getattr(options, name) for name in PARTS if f"--{name}" in asked_for}
     try:
         part = asked.part(given.pop("tasks", None), given.pop("agents", None))
         part = part.up_to(given.pop("steps")) if "steps" in given else part

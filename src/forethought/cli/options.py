@@ -76,6 +76,11 @@ def _in_one_sentence(box: str, command: str) -> str:
     return f"{wrong}; {hint}forethought {command} --help explains every option."
 
 
+def written(arguments: Sequence[str]) -> set[str]:
+    """Return the options among ``arguments``, as ``--the-option`` each, whether they are set or unset."""
+    return {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
+
+
 def names(text: str, option: str) -> list[str]:
     """Return the names in a list such as ``cem,icem``.
 

@@ -19,7 +19,7 @@ from ..core.runs import Run
 from ..core.settings import Settings, field_names
 from ..evaluations.settings import TrainingResult, TrainSettings, differences
 from .main import stopped_by
-from .options import assignment, file_name, parse
+from .options import assignment, file_name, parse, written
 from .progress import TrainingProgress
 
 AgentSettings = TypeVar("AgentSettings", bound=Settings)
@@ -82,8 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         else:
             if not training.task:
                 raise SettingsError("Which task? Such as: forethought train InvertedPendulum-v5.")
-            written = {argument.partition("=")[0].replace("_", "-").replace("--no-", "--") for argument in arguments}
-            if not training.store and (idle := written & {"--recorded-share", "--recorded-rewards"}):
+            if not training.store and (idle := written(arguments) & {"--recorded-share", "--recorded-rewards"}):
                 raise SettingsError(f"{idle.pop()} is for an agent that has recordings: --store names them.")
             shared = {name: getattr(training, name) for name in field_names(TrainSettings)}
             settings = TrainSettings(**shared | {"agent_settings": options.agent_settings()})

@@ -35,9 +35,9 @@ Status = Literal["running", "finished", "interrupted", "failed"]
 
 
 FILES = ("config.json", "manifest.json")
+"""What makes a folder a run; one of them alone is what a crash left of a beginning."""
 _TOLD: set[tuple[Path, str]] = set()
 """Folders and digests of changed configurations that were warned of."""
-"""What makes a folder a run; one of them alone is what a crash left of a beginning."""
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:
