@@ -120,7 +120,7 @@ class JEPAAgent(SB3Surface):
     def _adopt_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
         self.observation_codec, self.action_codec = ObservationCodec(observation_space), ActionCodec(action_space)
-        self.settings = self.settings.seeing(self.observation_codec.shape)
+        self.settings = self.settings.settled(self.observation_codec.shape)
 
     def _build(self, pretrained: JEPA | None) -> None:
         s = self.settings
@@ -356,7 +356,7 @@ class JEPAAgent(SB3Surface):
             CheckpointError: for a damaged or foreign file; nothing in it is executed.
         """
         archive = load_archive(path)
-        saved = read_agent(archive)
+        saved = read_agent(archive, cls.Settings)
         shown: dict[str, Any] = {"verbose": verbose, "tensorboard_log": tensorboard_log, "device": device}
         agent = cls(None, seed=saved.seed, _spaces=saved.spaces, **shown, **saved.settings)
         restore_parts(agent, archive.documents, archive.tensors)

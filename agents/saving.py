@@ -11,6 +11,7 @@ import torch
 
 from ..core.errors import CheckpointError
 from ..core.files import Archive
+from ..core.settings import Settings, completed
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs.space_documents import describe_space, restore_space
 
@@ -37,8 +38,8 @@ class SavedAgent:
     recordings: dict[str, Any] | None
 
 
-def read_agent(archive: Archive) -> SavedAgent:
-    """Return what ``archive`` says of its agent.
+def read_agent(archive: Archive, known: type[Settings]) -> SavedAgent:
+    """Return what ``archive`` says of its agent, whose settings are ``known``.
 
     Raises:
         CheckpointError: it holds none, or lacks something.
@@ -53,7 +54,7 @@ def read_agent(archive: Archive) -> SavedAgent:
             folder = None if recordings["folder"] is None else str(recordings["folder"])
             numbers = {"rows": int(recordings["rows"]), "fingerprint": str(recordings["fingerprint"])}
             recordings = {"folder": folder, **numbers}
-        return SavedAgent(spaces, int(document["seed"]), dict(document["settings"]), recordings)
+        return SavedAgent(spaces, int(document["seed"]), completed(known, dict(document["settings"])), recordings)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{archive.path} does not fit a JEPA agent: {error!r}.") from error
 

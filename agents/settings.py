@@ -158,8 +158,9 @@ class JEPAAgentSettings(Settings):
                 "model.ensemble = 5, for example."
             )
 
-    def seeing(self, observation_shape: tuple[int, ...]) -> Self:
-        """Return settings for observations of this shape: with vision, where they are images."""
-        if len(observation_shape) == 1 or self.model.vision is not None:
-            return self
-        return self.replace(model=self.model.replace(vision=VisionSettings.fitting(observation_shape)))
+    def settled(self, observation_shape: tuple[int, ...]) -> Self:
+        """Return settings for observations of this shape: with vision, where they are images, and nothing "auto"."""
+        model = self.model
+        if len(observation_shape) > 1 and model.vision is None:
+            model = model.replace(vision=VisionSettings.fitting(observation_shape))
+        return self.replace(model=model.settled(rewarded=self.behaviour.reward == "task"))

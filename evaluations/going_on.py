@@ -13,7 +13,7 @@ from ..core.errors import RunFolderError
 from ..core.files import as_json
 from ..core.provenance import list_changes as list_other_conditions
 from ..core.runs import Run
-from ..core.settings import Settings, field_names, merged, without_unknown
+from ..core.settings import Settings, completed, field_names, merged, without_unknown
 from .results import noted_settings
 from .settings import TrainSettings, differences, list_changes
 
@@ -47,7 +47,7 @@ def settings_to_go_on_with(run: Run, checkpoint: Checkpoint, asked: TrainSetting
     if had is None or not (isinstance(known, type) and issubclass(known, Settings)):
         return asked
     words = (_spelled_out(one.agent_settings, known) for one in (before, asked))
-    return asked.replace(agent_settings=_altered(without_unknown(known, had), *words))
+    return asked.replace(agent_settings=_altered(completed(known, without_unknown(known, had)), *words))
 
 
 def check_changes(run: Run, checkpoint: Checkpoint, asked: TrainSettings, agent_settings: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from ..agents.registry import agents
 from ..core.errors import CheckpointError, ForethoughtError, RunFolderError, SettingsError
 from ..core.files import damage_reported, read_json
 from ..core.runs import Run, Status
-from ..core.settings import merged
+from ..core.settings import completed, merged
 from .settings import TrainSettings, settings_of
 
 Array = NDArray[np.float64]
@@ -137,9 +137,9 @@ class RunResult:
 def noted_settings(settings: TrainSettings, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings that a run's agent worked with, defaults included where the run has noted them.
 
-    Settings that the run is too old to know have their defaults, as when such a run goes on: otherwise each new setting
-    would make another agent of all that were measured before. Nobody's module is imported for it: an agent called
-    ``module:name`` that nothing has imported yet has what was noted.
+    Settings that the run is too old to know are what they were before they could be set, as when such a run goes on:
+    otherwise each new setting would make another agent of all that were measured before. Nobody's module is imported
+    for it: an agent called ``module:name`` that nothing has imported yet has what was noted.
 
     Args:
         settings: what was asked for.
@@ -151,7 +151,7 @@ def noted_settings(settings: TrainSettings, manifest: Mapping[str, Any]) -> dict
     if "agent_settings" not in manifest or known is None or not isinstance(noted, Mapping):
         return noted
     try:
-        filled = merged(known().to_dict(), noted)
+        filled = merged(known().to_dict(), completed(known, noted))
         return dict(known.from_dict(filled).to_dict())
     except SettingsError:  # settings that there are no more
         return filled

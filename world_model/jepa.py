@@ -1,4 +1,4 @@
-"""JEPA: encode, predict in latent space, and be kept from collapse by SIGReg.
+"""JEPA: encode, predict in latent space, and be kept from collapse by SIGReg or by targets that follow slowly.
 
 An observation becomes a latent; the predictor carries latents forward under actions; heads read reward and
 continuation off the prediction. Nothing is ever reconstructed. Letters: B clips or environments, N candidates,
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from ..core.clip import Clip, ClipSpec
 from ..core.errors import SettingsError
 from ..core.parallel import ALONE, Ranks
-from ..core.settings import Range, Settings, Width
+from ..core.settings import Range, Settings, Width, completed
 from .heads import ContinueHead, DisagreementHead, TwoHotHead
 from .networks import SIMPLEX, LatentForm, MLPEncoder, ResidualPredictor, RunningNormalizer, mlp
 from .sigreg import SIGReg, unit_directions
@@ -29,6 +29,10 @@ from .state import Imagination, LatentState, Past, Step
 from .transformer import TransformerPredictor, TransformerSettings
 from .vision import BatchNorm, ImageNetNormalizer, VisionEncoder, VisionSettings, image_normalizer
 
+SIGREG = {"latent_form": "free", "target": "both", "regularize": "latent"}
+"""Settings by which SIGReg keeps latents from collapsing."""
+TARGET_COPY = {"latent_form": "layer", "target": "copy", "regularize": "nothing"}
+"""Settings by which normalised latents and a target that follows slowly do."""
 LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 
 
@@ -36,11 +40,15 @@ LossWeight = Annotated[float, Range(ge=0, le=1e6)]
 class JEPASettings(Settings):
     """Settings of a :class:`JEPA`."""
 
+    BEFORE = SIGREG
+
     latent_dims: Width = 64
     """Width D of the latent."""
-    latent_form: LatentForm = "free"
+    latent_form: Literal["auto", "free", "layer", "simplicial"] = "auto"
     """Form of every latent, encoded or predicted: free; layer, normalised over its dimensions; simplicial,
-    probabilities within groups of 8."""
+    probabilities within groups of 8. What "auto" stands for here, in target and in regularize is decided together:
+    layer, copy and nothing where rewards shape the latent and both networks are plain; free, both and latent
+    otherwise, or where one of the three is given."""
     hidden: Width = 256
     """Width of the hidden layers of encoder and predictor, where they are plain networks."""
     vision: VisionSettings | None = None
@@ -59,11 +67,11 @@ class JEPASettings(Settings):
     """Weight of the open-loop error beside that of one step, if one step is to be predicted."""
     block: Annotated[int, Range(ge=1, le=64)] = 1
     """Environment steps per model step."""
-    target: Literal["both", "stop", "copy"] = "both"
+    target: Literal["auto", "both", "stop", "copy"] = "auto"
     """Target of the prediction: the encoder with gradient, without gradient, or a copy refreshed now and then."""
     target_refresh: Annotated[int, Range(ge=1)] = 250
     """Updates between two refreshes of the copy."""
-    regularize: Literal["latent", "projector", "nothing"] = "latent"
+    regularize: Literal["auto", "latent", "projector", "nothing"] = "auto"
     """What SIGReg is applied to: the latent, a learned projection of it, or nothing at all."""
     regularizer_weight: LossWeight = 0.005
     """Weight of SIGReg beside the prediction error (mean over dimensions)."""
@@ -85,6 +93,23 @@ class JEPASettings(Settings):
     """Networks beside the predictor that learn what follows each step, and by their disagreement tell where the model
     has seen little; none by default, at least 2."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether encoder and predictor are plain networks."""
+        return self.vision is None and self.transformer is None
+
+    def settled(self, rewarded: bool = False) -> Self:
+        """Return settings in which nothing is "auto": what keeps the latents from collapsing is decided.
+
+        Args:
+            rewarded: whether the latent is also shaped by the rewards of a task. A copy of the encoder as the target
+                of normalised latents then did best (benchmark collapse); without rewards SIGReg alone is known to do.
+        """
+        choices = {name: getattr(self, name) for name in SIGREG}
+        undecided = [name for name, choice in choices.items() if choice == "auto"]
+        usual = TARGET_COPY if rewarded and self.plain and len(undecided) == len(SIGREG) else SIGREG
+        return self.replace(**{name: usual[name] for name in undecided})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reward_bins % 2 == 0:
@@ -93,7 +118,7 @@ class JEPASettings(Settings):
             raise SettingsError(
                 f"JEPASettings.latent_dims = {self.latent_dims} must be a multiple of {SIMPLEX} for simplicial latents."
             )
-        if self.latent_form != "free" and (self.vision or self.transformer):
+        if self.latent_form not in ("auto", "free") and not self.plain:
             part = "vision" if self.vision else "transformer"
             raise SettingsError(
                 f"JEPASettings.latent_form = {self.latent_form!r} is a form of plain networks, and does not go with "
@@ -166,7 +191,9 @@ class JEPA(nn.Module):
         continue_head: ContinueHead | None = None,
     ) -> None:
         super().__init__()
-        s = settings if isinstance(settings, JEPASettings) else JEPASettings.from_dict(settings or {})
+        asked = settings if isinstance(settings, JEPASettings) else JEPASettings.from_dict(settings or {})
+        s = asked.settled()
+        form = cast(LatentForm, s.latent_form)
         given = {"encoder": encoder, "predictor": predictor, "reward head": reward_head, "continue head": continue_head}
         self.replaced = [name for name, part in given.items() if part is not None]
         self.settings, self.action_dims = s, action_dims
@@ -188,11 +215,11 @@ class JEPA(nn.Module):
                 )
             (dims,) = self.observation_shape
             self.normalizer = RunningNormalizer(dims)
-            self.encoder = encoder or MLPEncoder(dims, s.latent_dims, [s.hidden] * 2, s.latent_form)
+            self.encoder = encoder or MLPEncoder(dims, s.latent_dims, [s.hidden] * 2, form)
         self.predictor = predictor or (
             TransformerPredictor(s.latent_dims, action_dims, s.transformer)
             if s.transformer
-            else ResidualPredictor(s.latent_dims, action_dims, s.hidden, s.latent_form)
+            else ResidualPredictor(s.latent_dims, action_dims, s.hidden, form)
         )
         self.reward_head = reward_head or (TwoHotHead(self.predictor.features, s.reward_bins) if s.heads else None)
         self.continue_head = continue_head or (ContinueHead(self.predictor.features) if s.heads else None)
@@ -388,5 +415,5 @@ class JEPA(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Build an untrained model from :meth:`config`'s output."""
-        settings = JEPASettings.from_dict(config["settings"])
+        settings = JEPASettings.from_dict(completed(JEPASettings, config["settings"]))
         return cls(tuple(map(int, config["observation_shape"])), int(config["action_dims"]), settings)

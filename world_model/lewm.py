@@ -43,7 +43,7 @@ LEWM = JEPASettings(
     regularizer_weight=0.09,
     directions=1024,
     heads=False,
-)
+).settled()
 """The model of the paper, as it was released: 18 million parameters, for images of 224 pixels."""
 LEWM_SMALL = LEWM.replace(
     latent_dims=128,

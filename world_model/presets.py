@@ -7,7 +7,7 @@ from .jepa import JEPASettings
 from .lewm import LEWM, LEWM_SMALL
 from .vision import VisionSettings
 
-STATE = JEPASettings(heads=False, regularizer_weight=0.05)
+STATE = JEPASettings(heads=False, regularizer_weight=0.05).settled()
 """For state vectors: nothing but SIGReg keeps its latents apart, because no reward shapes them."""
 PRESETS = {"lewm": LEWM, "lewm-small": LEWM_SMALL, "state": STATE}
 

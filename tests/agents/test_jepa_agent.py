@@ -339,12 +339,14 @@ def test_the_policy_planner_can_choose_among_several_proposals(small):
 
 def test_an_agent_can_explore_for_its_own_sake(small):
     small["model"]["ensemble"] = 3
-    scales = {}
+    scales, kept_apart_by = {}, {}
     for reward in ("task", "disagreement"):
         small["behaviour"]["reward"] = reward
         agent = JEPAAgent("Pendulum-v1", **small).learn(60)
         scales[reward] = float(agent.behaviour.reward_scale)
+        kept_apart_by[reward] = agent.model.settings.regularize
         assert np.isfinite(agent.predict(np.zeros(3, np.float32))[0]).all()
+    assert kept_apart_by == {"task": "nothing", "disagreement": "latent"}
     assert scales["disagreement"] < 0.5 < scales["task"]  # Pendulum's own rewards are of the size of 5
     small["model"]["ensemble"] = 0
     with pytest.raises(SettingsError, match=r"model.ensemble = 5"):
@@ -369,5 +371,6 @@ def test_a_model_is_given_vision_that_fits_the_images(small):
     vision = agent(84, 84, 3).settings.model.vision
     assert (vision.image_size, vision.patch_size) == (84, 21)
     assert agent(64, 64).settings.model.vision.patch_size == 16
+    assert agent(64, 64).settings.model.regularize == "latent", "normalised latents are a form of plain networks"
     with pytest.raises(SettingsError, match=r"square, not 64 x 48.*ResizeObservation"):
         agent(64, 48, 3)

@@ -12,7 +12,8 @@ from forethought.core.errors import (
     CheckpointError,
     SettingsError,
 )
-from forethought.core.files import save_archive
+from forethought.core.files import load_archive, save_archive
+from forethought.world_model.jepa import SIGREG
 
 from .conftest import Target
 
@@ -29,6 +30,18 @@ def test_saved_agents_act_alike_and_go_on_learning(small, tmp_path):
     loaded.learn(30, reset_num_timesteps=False)
     assert loaded.num_timesteps == 60
     assert JEPAAgent.load(tmp_path / "agent.zip").get_env() is None
+
+
+def test_a_saved_agent_is_the_one_it_was_though_defaults_have_changed_since(small, tmp_path):
+    """Among them those of settings that its file is too old to hold."""
+    small["model"] |= SIGREG
+    JEPAAgent(Target, **small).save(tmp_path / "agent")
+    file = load_archive(tmp_path / "agent.zip")
+    for name in SIGREG:
+        del file.documents["agent"]["settings"]["model"][name]
+    save_archive(tmp_path / "old.zip", file.documents, file.tensors)
+    model = JEPAAgent.load(tmp_path / "old").settings.model
+    assert {name: getattr(model, name) for name in SIGREG} == SIGREG
 
 
 def test_where_a_folder_holds_the_file_it_says_so(small, tmp_path):

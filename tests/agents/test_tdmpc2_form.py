@@ -37,8 +37,9 @@ def test_its_defaults_are_the_form_and_settings_of_the_parts_leave_it_in_place(t
 
 
 def test_but_for_that_form_it_is_the_jepa_agent():
-    same = {"model": {"latent_form": "free", "target": "both", "regularize": "latent"}, "planning": {"planner": "auto"}}
-    assert TDMPC2FormAgent("Pendulum-v1", **same).settings.to_dict() == JEPAAgent("Pendulum-v1").settings.to_dict()
+    model = dict.fromkeys(("latent_form", "target", "regularize"), "auto")
+    same = TDMPC2FormAgent("Pendulum-v1", model=model, planning={"planner": "auto"})
+    assert same.settings.to_dict() == JEPAAgent("Pendulum-v1").settings.to_dict()
 
 
 def test_the_command_line_has_its_defaults():

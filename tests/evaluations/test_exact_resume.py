@@ -23,7 +23,7 @@ from forethought.agents.online import OnlineTraining
 from forethought.agents.settings import JEPAAgentSettings
 from forethought.core.errors import CheckpointError, RunFolderError
 from forethought.core.runs import Run
-from forethought.core.settings import without_unknown
+from forethought.core.settings import completed, without_unknown
 from forethought.core.trees import unflatten_tree
 from forethought.envs import EpisodeStore
 from forethought.evaluations import TrainSettings, resume, train
@@ -33,6 +33,7 @@ from forethought.evaluations.pretraining import PretrainSettings, pretrain
 from forethought.planners import available_planners, planner_class
 from forethought.planners.check import example_specs
 from forethought.world_model import VisionSettings
+from forethought.world_model.jepa import SIGREG, TARGET_COPY
 
 from .conftest import reproducible
 
@@ -189,6 +190,16 @@ def test_settings_that_there_are_no_more_are_left_out_at_any_depth():
     later = {**noted, "gone": 1, "model": {**noted["model"], "gone": 2}}
     later["model"]["vision"] = {**noted["model"]["vision"], "gone": 3}
     assert without_unknown(JEPAAgentSettings, later) == noted
+
+
+def test_settings_younger_than_a_file_are_what_they_were_before_they_could_be_set():
+    noted = JEPAAgentSettings().settled((3,)).to_dict()
+    for name in SIGREG:
+        del noted["model"][name]
+    assert completed(JEPAAgentSettings, noted)["model"] == noted["model"] | SIGREG
+    assert JEPAAgentSettings.from_dict(completed(JEPAAgentSettings, {})) == JEPAAgentSettings(), "not asked for at all"
+    known = noted | {"model": noted["model"] | TARGET_COPY}
+    assert completed(JEPAAgentSettings, known) == known
 
 
 @pytest.mark.filterwarnings("ignore:.*config.json was changed")

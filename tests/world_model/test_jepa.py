@@ -154,6 +154,23 @@ def test_forms_of_latents_are_for_plain_networks():
             JEPASettings(latent_form="layer", **part)
 
 
+def kept_apart_by(settings):
+    return settings.latent_form, settings.target, settings.regularize
+
+
+def test_what_keeps_latents_apart_is_decided_together_and_by_whether_rewards_shape_them():
+    assert kept_apart_by(JEPASettings().settled(rewarded=True)) == ("layer", "copy", "nothing")
+    assert kept_apart_by(JEPASettings().settled()) == ("free", "both", "latent")
+    assert kept_apart_by(JEPASettings(latent_form="free").settled(rewarded=True)) == ("free", "both", "latent")
+    assert kept_apart_by(JEPASettings(target="copy").settled(rewarded=True)) == ("free", "copy", "latent")
+    assert kept_apart_by(JEPASettings(regularize="nothing").settled(rewarded=True)) == ("free", "both", "nothing")
+    for part in ({"vision": VisionSettings()}, {"transformer": TransformerSettings()}):
+        assert kept_apart_by(JEPASettings(**part).settled(rewarded=True)) == ("free", "both", "latent")
+    assert kept_apart_by(JEPA(4, 2).settings) == ("free", "both", "latent")
+    chosen = JEPASettings(latent_form="layer", target="stop", regularize="nothing")
+    assert chosen.settled(rewarded=True) == chosen.settled() == chosen
+
+
 def test_a_model_with_parts_of_ones_own_is_not_saved_as_another(tmp_path):
     model = JEPA(4, 2, encoder=MLPEncoder(4, 64, [256] * 2, "layer"))
     with pytest.raises(SettingsError, match="The encoder of this world model cannot be built from settings"):

@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from .errors import SettingsError, did_you_mean
 
@@ -58,6 +58,9 @@ class Settings:
     Raises:
         SettingsError: naming the field, its value and what is allowed.
     """
+
+    BEFORE: ClassVar[Mapping[str, Any]] = {}
+    """What settings that are younger than a file stand for in it, where that is not their default of today."""
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
@@ -120,6 +123,19 @@ def without_unknown(cls: type[Settings], data: Mapping[str, Any]) -> dict[str, A
             nested, value = _nested(cls, name), data[name]
             kept[name] = without_unknown(nested, value) if nested and isinstance(value, Mapping) else value
     return kept
+
+
+def completed(cls: type[Settings], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``data``, the output of :meth:`Settings.to_dict` of another version, with what it is too old to say.
+
+    Only what is not the default of today is added (``BEFORE``). Settings that are nested in it are looked through, too.
+    """
+    whole = dict(cls.BEFORE) | dict(data)
+    for name in field_names(cls):
+        nested, value = _nested(cls, name), data.get(name)
+        if nested and isinstance(value, Mapping):
+            whole[name] = completed(nested, value)
+    return whole
 
 
 def field_names(cls: type[Settings]) -> list[str]:
