@@ -20,6 +20,8 @@ from .objective import Bootstrap
 class PlanningSettings(Settings):
     """How an agent plans its actions."""
 
+    BEFORE = {"doubt": 0.0, "bootstrap": "last"}
+
     planner: str = "auto"
     """Planner by name; "auto" is icem for continuous actions and categorical_cem for discrete ones."""
     horizon: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 3
@@ -32,15 +34,15 @@ class PlanningSettings(Settings):
     """Plans that the actor proposes: one that follows it exactly, the others disturbed."""
     proposal_noise: Annotated[float, Range(ge=1e-3, le=1)] = 0.2
     """How much the other proposals are disturbed (standard deviation in [-1, 1]; probability of another choice)."""
-    prior_weight: Annotated[float, Range(ge=0, le=1e6)] = 0.3
-    """Cost of leaving the actor: rewards (of mean size) given up per nat by which an action is less likely than the
-    actor's own, under the disturbance above. Model and critic are to be trusted near the actor only."""
-    doubt: Annotated[float, Range(ge=0, le=1e6)] = 0.0
+    prior_weight: Annotated[float, Range(ge=0, le=1e6)] = 0.0
+    """Cost of leaving the actor, near whom alone model and critic are to be trusted: rewards (of mean size) given up
+    per nat by which an action is less likely than the actor's own, under the disturbance above."""
+    doubt: Annotated[float, Range(ge=0, le=1e6)] = 2.0
     """Added to the price per nat of leaving the actor, for each reward by which the critic contradicts itself: by how
     much estimates of what the actor brings differ, by after how many planned steps its value takes over (standard
     deviation). A critic that does not agree with itself about one plan cannot tell which of others is better. It takes
     one more imagined plan a decision, which the budget does not count; who compares no plans has nothing to doubt."""
-    bootstrap: Bootstrap = "last"
+    bootstrap: Bootstrap = "mean"
     """Which estimate of a plan's return counts: the one that ends with the critic's value after the last step; or the
     mean of those that end with it after each, whose errors partly cancel. Each holds what leaving the actor costs until
     its end, so that the mean counts later steps less."""

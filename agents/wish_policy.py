@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from .jepa_agent import JEPAAgent
     from .wish_objective import Returns
 
-WISH_PLANNING = PlanningSettings(horizon=10, budget=300, proposals=32, proposal_noise=0.5, prior_weight=0.01)
+WISH_PLANNING = PlanningSettings(
+    horizon=10, budget=300, proposals=32, proposal_noise=0.5, prior_weight=0.01, doubt=0.0, bootstrap="last"
+)
 """How plans for physical quantities are searched: further ahead than for rewards, because no critic tells what comes
 after them, and near what the actor might do, where the model has been. ``prior_weight`` is in units of the wish's cost;
 at a third of it a search on HalfCheetah finds plans that move the robot in the model alone."""

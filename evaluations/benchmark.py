@@ -11,7 +11,8 @@ is a table::
     agent = "jepa"                   # its registered name, if that is another
     settings.model = { hidden = 512 }
 
-A setting of "none" is nothing, for which TOML has no word. What others have published about its tasks can stand beside
+What all agents are set to alike stands in a table ``[settings]``, whose single settings an agent can have otherwise. A
+setting of "none" is nothing, for which TOML has no word. What others have published about its tasks can stand beside
 them; see :class:`.published.Published`.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SettingsError, did_you_mean
+from ..core.settings import merged
 from .compare import CompareSettings
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -55,18 +57,24 @@ def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
             raise SettingsError(f"Unknown benchmark {str(name)!r}.{did_you_mean(str(name), available_benchmarks())}")
     document = _parse(path)
     document.pop("summary", None)
-    agents = document.pop("agents", None)
+    shared, agents = document.pop("settings", {}), document.pop("agents", None)
     if not isinstance(agents, Mapping) or not all(isinstance(entry, Mapping) for entry in agents.values()):
         raise SettingsError(f"{path} needs a table [agents.NAME] for each agent.")
     for label, entry in agents.items():
         for key in entry:
             if key not in ("agent", "settings"):
                 raise SettingsError(f"{path}: agents.{label} has no {key!r}.{did_you_mean(key, ('agent', 'settings'))}")
+    own = {f"agents.{label}.settings": entry["settings"] for label, entry in agents.items() if "settings" in entry}
+    for place, settings in {"settings": shared, **own}.items():
+        if not isinstance(settings, Mapping):
+            raise SettingsError(f"{path}: {place} = {settings!r} must be a table of settings by name.")
     fields: dict[str, Any] = {
         "agents": list(agents),
         "variants": {label: entry["agent"] for label, entry in agents.items() if "agent" in entry},
         "agent_settings": {
-            label: _nothings(entry["settings"]) for label, entry in agents.items() if "settings" in entry
+            label: _nothings(merged(shared, entry.get("settings", {})))
+            for label, entry in agents.items()
+            if shared or "settings" in entry
         },
     }
     try:

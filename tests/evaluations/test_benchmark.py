@@ -85,7 +85,7 @@ def test_the_ablation_leaves_out_one_part_at_a_time():
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
         "no_average": {"behaviour.averaging_rate": 1.0},
-        "strong_sigreg": {"model.regularizer_weight": 0.05},
+        "sigreg": {"model.latent_form": "free", "model.target": "both", "model.regularize": "latent"},
     }
 
 
@@ -151,6 +151,18 @@ def test_a_file_is_as_good_as_a_name(tmp_path):
     ]
 
 
+def test_what_agents_share_is_said_once_and_can_be_had_otherwise(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'tasks = ["Pendulum-v1"]\nseeds = 1\n[settings]\nbatch_size = 8\nmodel = { hidden = 16, vision = "none" }\n'
+        "[agents.jepa]\n[agents.wide]\nagent = 'jepa'\nsettings.model = { hidden = 64 }\n"
+    )
+    assert {run.name: run.agent_settings for run in read_benchmark(path).runs()} == {
+        "jepa": {"batch_size": 8, "model": {"hidden": 16, "vision": None}},
+        "wide": {"batch_size": 8, "model": {"hidden": 64, "vision": None}},
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -162,6 +174,8 @@ def test_a_file_is_as_good_as_a_name(tmp_path):
             "tasks = ['Pendulum-v1']\ntask_steps.CartPole-v1 = 9\n[agents.sac]",
             "'CartPole-v1', which is not among the t",
         ),
+        ("settings = 3\ntasks = ['Pendulum-v1']\n[agents.sac]", ": settings = 3 must be a table"),
+        ("tasks = ['Pendulum-v1']\n[agents.sac]\nsettings = 3", r"agents\.sac\.settings = 3 must be a table"),
         ("steps = 0\ntasks = ['Pendulum-v1']\n[agents.sac]", "steps = 0 is out of range"),
         (PUBLISHED, "needs a value for source"),
         (f"{PUBLISHED}\nsource = ''\nreturns.A-v0 = [1, 2]", "'A-v0' is not among the tasks compared"),
