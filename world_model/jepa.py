@@ -339,7 +339,7 @@ class JEPA(nn.Module):
         """
         s, valid = self.settings, clip.valid
         normal = self.normalizer(clip.observations)
-        latents = self.encoder(normal)  # (B, T + 1, D)
+        latents = self._encodings(normal)
         if self.target_encoder is not None:
             with torch.no_grad():
                 targets = self.target_encoder(normal[:, 1:])
@@ -378,6 +378,20 @@ class JEPA(nn.Module):
         if ensemble is not None:
             total = total + ensemble
         return Losses(total, prediction, regularization, reward, ends, ensemble, seen)
+
+    def _encodings(self, normal: Tensor) -> Tensor:
+        """Return latents (B, T + 1, D) of normalised observations, with gradients where the losses have any for them.
+
+        Targets without gradient, predicted open loop and without SIGReg, leave them to the first step alone.
+        """
+        s = self.settings
+        plain = isinstance(self.encoder, MLPEncoder)  # which encodes each step for itself
+        if not plain or s.target == "both" or s.regularize != "nothing" or s.prediction != "open_loop":
+            latents: Tensor = self.encoder(normal)
+            return latents
+        with torch.no_grad():
+            later = self.encoder(normal[:, 1:])
+        return torch.cat([self.encoder(normal[:, :1]), later], 1)
 
     def _regularization(self, latents: Tensor, valid: Tensor, directions: Tensor) -> Tensor:
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)  # the first observation is always real

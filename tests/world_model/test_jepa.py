@@ -121,6 +121,27 @@ def test_the_target_side_passes_gradient_only_where_asked(target, reaches):
     assert (observations.grad[:, 1].abs().sum() > 0) == reaches
 
 
+@pytest.mark.parametrize("changes", [{}, {"prediction": "one_step"}, {"regularize": "latent"}, {"target": "stop"}])
+def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes):
+    """What is spared by them changes nothing: a wrapped encoder, of which nothing is known, is spared nothing."""
+    model, clip = (
+        make_model(**{"latent_form": "layer", "target": "copy", "regularize": "nothing"} | changes),
+        make_clip(),
+    )
+    directions = model.draw_directions(torch.Generator().manual_seed(0))
+
+    def losses():
+        model.zero_grad()
+        found = model(clip, directions)
+        found.total.backward()
+        return [found.total, found.latents, *(p.grad.clone() for p in model.parameters() if p.requires_grad)]
+
+    spared = losses()
+    model.encoder = torch.nn.Sequential(model.encoder)
+    for ours, whole in zip(spared, losses(), strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-6, rtol=1e-5)
+
+
 def test_the_target_copy_is_refreshed_on_schedule():
     model = make_model(target="copy", target_refresh=3)
     learner = Learner(model, OptimizationSettings(learning_rate=1e-2))
