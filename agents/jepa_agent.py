@@ -168,7 +168,8 @@ class JEPAAgent(SB3Surface):
             changes: fields of :class:`PlanningSettings` (horizon, budget, ...), or else the planner's own settings.
         """
         shared, own = split_changes(planner, changes)
-        return reward_policy(self, self.settings.planning.replace(**shared), self.behaviour.mean_actor, own)
+        planning = self.settings.planning_by(planner).replace(**shared)
+        return reward_policy(self, planning, self.behaviour.mean_actor, own)
 
     def planning_for(
         self,
@@ -192,7 +193,8 @@ class JEPAAgent(SB3Surface):
         Raises:
             UnknownNameError, SettingsError: see :func:`.wish_policy.wish_policy`.
         """
-        planning = WISH_PLANNING if wish.quantities else self.settings.planning
+        usual = self.settings.planning_by(planner or self.settings.planning.planner)
+        planning = WISH_PLANNING if wish.quantities else usual
         shared, own = split_changes(planner or planning.planner, changes)
         return agents_wish_policy(self, wish, probes, planning.replace(**shared), own, limits)
 

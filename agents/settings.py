@@ -54,6 +54,11 @@ class PlanningSettings(Settings):
         if self.planner == "policy" and not self.proposals:
             raise SettingsError("PlanningSettings.proposals = 0: the planner 'policy' does what is proposed.")
 
+    @property
+    def bare(self) -> bool:
+        """Whether the actor acts alone."""
+        return self.planner == "policy" and self.proposals <= 1
+
     def planner_for(self, spec: ActionSpec) -> str:
         """Return the planner's name, where it is chosen automatically that of what plans ``spec``."""
         if self.planner != "auto":
@@ -159,6 +164,16 @@ class JEPAAgentSettings(Settings):
                 "JEPAAgentSettings.behaviour.reward = 'disagreement' needs networks that can disagree: "
                 "model.ensemble = 5, for example."
             )
+
+    def planning_by(self, planner: str) -> PlanningSettings:
+        """Return how ``planner``, by name, plans: like the agent's own.
+
+        Where that is the bare actor, which searches nothing, horizon, budget and proposals are the usual ones.
+        """
+        own, usual = self.planning, type(self)().planning
+        if planner == "policy" or not own.bare:
+            return own
+        return own.replace(horizon=usual.horizon, budget=usual.budget, proposals=usual.proposals)
 
     def settled(self, observation_shape: tuple[int, ...]) -> Self:
         """Return settings for observations of this shape: with vision, where they are images, and nothing "auto"."""

@@ -225,7 +225,7 @@ def bare_policy(agent: Any) -> Any:
 def acts_bare(agent: Any) -> bool:
     """Return whether ``agent`` follows its actor alone by itself."""
     planning = getattr(getattr(agent, "settings", None), "planning", None)
-    return planning is not None and planning.planner == BARE_POLICY and planning.proposals <= 1
+    return bool(getattr(planning, "bare", False))
 
 
 def planner_and_settings(asked: str) -> tuple[str, dict[str, Any]]:

@@ -60,4 +60,4 @@ def test_runs_kept_of_a_benchmark_are_what_it_asks_for_today(name: str) -> None:
 
 
 def test_most_benchmarks_have_kept_runs() -> None:
-    assert len(KEPT) >= 5
+    assert len(KEPT) >= 3
