@@ -39,7 +39,7 @@ from .saving import parts, read_agent, restore_parts
 from .settings import JEPAAgentSettings, split_changes
 from .surface import SB3Surface
 from .wish import Wish
-from .wish_policy import WISH_PLANNING, agents_wish_policy
+from .wish_policy import agents_wish_policy, wish_planning
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -185,7 +185,8 @@ class JEPAAgent(SB3Surface):
             wish: such as ``quantity("x_velocity", target=2.0)``.
             probes: read its quantities off the latents, such as :func:`~forethought.evaluations.wish_probes` makes;
                 one for all of them, or several by name.
-            planner: a registered name; icem or categorical_cem by default.
+            planner: a registered name; by default icem or categorical_cem, and for a wish that names no quantity the
+                agent's own, where that searches.
             limits: a box of native actions inside the action space that plans are to stay in.
             changes: fields of :class:`PlanningSettings` that are not to be those of ``WISH_PLANNING`` (or, for a wish
                 that names no quantity, the agent's own), or else the planner's own settings.
@@ -193,9 +194,8 @@ class JEPAAgent(SB3Surface):
         Raises:
             UnknownNameError, SettingsError: see :func:`.wish_policy.wish_policy`.
         """
-        usual = self.settings.planning_by(planner or self.settings.planning.planner)
-        planning = WISH_PLANNING if wish.quantities else usual
-        shared, own = split_changes(planner or planning.planner, changes)
+        planning = wish_planning(self.settings, wish, planner)
+        shared, own = split_changes(planning.planner, changes)
         return agents_wish_policy(self, wish, probes, planning.replace(**shared), own, limits)
 
     # Learning

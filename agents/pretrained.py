@@ -79,8 +79,10 @@ def settings_from(pretrained: JEPA, changes: Any = None) -> JEPASettings:
     if changes is None:
         return JEPASettings.from_dict(going_on)
     if isinstance(changes, JEPASettings):
-        changes = {name: own[name] if value == "auto" else value for name, value in changes.to_dict().items()}
-    asked = JEPASettings.from_dict(merged(going_on, changes) if isinstance(changes, Mapping) else changes)
+        changes = changes.to_dict()
+    if isinstance(changes, Mapping):
+        changes = merged(going_on, {name: value for name, value in changes.items() if value != "auto"})
+    asked = JEPASettings.from_dict(changes)
     for name, ours, theirs in _differences(asked.to_dict(), own):
         if name not in OPEN_SETTINGS and not (name == "reward_bins" and pretrained.reward_head is None):
             raise SettingsError(

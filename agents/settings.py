@@ -100,6 +100,8 @@ def _bare_actor() -> PlanningSettings:
 class JEPAAgentSettings(Settings):
     """Settings of a :class:`~forethought.JEPAAgent`."""
 
+    BEFORE = {"episode_share": None}
+
     model: JEPASettings = field(default_factory=JEPASettings)
     """The world model; where observations are images and it has no vision, it is given one that fits them."""
     learner: OptimizationSettings = field(default_factory=OptimizationSettings)
@@ -166,14 +168,20 @@ class JEPAAgentSettings(Settings):
             )
 
     def planning_by(self, planner: str) -> PlanningSettings:
-        """Return how ``planner``, by name, plans: like the agent's own.
+        """Return how ``planner``, by name, plans where the agent's own planner does not.
 
-        Where that is the bare actor, which searches nothing, horizon, budget and proposals are the usual ones.
+        Its settings are the agent's own; but where that is the bare actor, which searches nothing, the effort that it
+        does without (horizon, budget, proposals) is the usual one.
         """
         own, usual = self.planning, type(self)().planning
-        if planner == "policy" or not own.bare:
-            return own
-        return own.replace(horizon=usual.horizon, budget=usual.budget, proposals=usual.proposals)
+        effort = {}
+        if own.bare and planner != "policy":
+            without = _bare_actor()
+            spared = [
+                name for name in ("horizon", "budget", "proposals") if getattr(own, name) == getattr(without, name)
+            ]
+            effort = {name: getattr(usual, name) for name in spared}
+        return own.replace(planner=planner, **effort)
 
     def settled(self, observation_shape: tuple[int, ...]) -> Self:
         """Return settings for observations of this shape: with vision, where they are images, and nothing "auto"."""

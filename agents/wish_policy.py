@@ -15,7 +15,7 @@ from ..planners import ActionSpec
 from ..world_model import JEPA, LatentState, Probe
 from .controller import Controller
 from .policy import PlanningPolicy, cost_of_leaving, critic_contradiction, reward_objective
-from .settings import PlanningSettings
+from .settings import JEPAAgentSettings, PlanningSettings
 from .wish import Wish
 from .wish_objective import WishObjective, probes_by_name
 
@@ -30,6 +30,17 @@ WISH_PLANNING = PlanningSettings(
 """How plans for physical quantities are searched: further ahead than for rewards, because no critic tells what comes
 after them, and near what the actor might do, where the model has been. ``prior_weight`` is in units of the wish's cost;
 at a third of it a search on HalfCheetah finds plans that move the robot in the model alone."""
+
+
+def wish_planning(settings: JEPAAgentSettings, wish: Wish, planner: str | None = None) -> PlanningSettings:
+    """Return how an agent of these settings plans for ``wish``, by ``planner`` if one is named.
+
+    For quantities that is ``WISH_PLANNING``; for a wish that names none it is as for rewards, by the agent's own
+    planner where that searches.
+    """
+    if wish.quantities:
+        return WISH_PLANNING if planner is None else WISH_PLANNING.replace(planner=planner)
+    return settings.planning_by(planner or ("auto" if settings.planning.bare else settings.planning.planner))
 
 
 def wish_policy(

@@ -74,7 +74,7 @@ class PlannerTable:
         rows: one per planner, in the order asked for.
         episodes, seed: which held-out episodes.
         budget: evaluations a decision that were allowed.
-        horizon: planned steps; ``None`` for the agent's own.
+        horizon: planned steps; ``None`` for those by which the agent itself lets planners search.
         steps: environment steps that the agent had learned from; ``None`` if it does not say.
     """
 
@@ -152,7 +152,7 @@ def evaluate_planners(
         budget: evaluations a decision may cost, rows differentiated counting twice.
         episodes: number of held-out episodes.
         seed: names the set of held-out episodes.
-        horizon: planned steps; the agent's own by default.
+        horizon: planned steps; by default those by which the agent itself lets planners search.
         simulator: let planners that need no gradients also try their plans out in the true simulator, with the same
             budget: the ceiling of what they could bring in a model without mistakes. For MuJoCo's tasks only.
         video: file to which each planner's first episode is recorded, the planner's name added to its stem.

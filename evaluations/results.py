@@ -32,25 +32,26 @@ class Swapped:
     Attributes:
         returns: (E,), NaN for an episode that was cut as faulty.
         decision_ms: wall time per decision, all episodes decided at once.
-        effort: evaluations a decision that were allowed, and planned steps, if the agent's own were not; nothing where
-            it was judged while learning, which all are alike.
+        effort: by what settings of its own the agent plans and, where it was not judged while learning, evaluations a
+            decision that were allowed, and planned steps, if the agent's own were not.
     """
 
     returns: Array
     decision_ms: float
-    effort: tuple[int | None, ...] = ()
+    effort: tuple[Any, ...] = ()
 
     def is_like(self, other: Swapped) -> bool:
         """Whether both acted with the same effort, and in as many episodes."""
         return (self.effort, len(self.returns)) == (other.effort, len(other.returns))
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> Swapped:
+    def read(cls, record: Mapping[str, Any], effort: tuple[Any, ...]) -> Swapped:
         """Return what a run logged."""
-        return cls(_column([{"return": value} for value in record["returns"]], "return"), float(record["decision_ms"]))
+        returns = _column([{"return": value} for value in record["returns"]], "return")
+        return cls(returns, float(record["decision_ms"]), effort)
 
     @classmethod
-    def of_evaluation(cls, record: Mapping[str, Any], effort: tuple[int | None, ...]) -> Swapped:
+    def of_evaluation(cls, record: Mapping[str, Any], effort: tuple[Any, ...]) -> Swapped:
         """Return what an evaluation wrote, in which a cut episode still has what it returned until then."""
         returns = np.where(np.asarray(record["faulty"], np.bool_), np.nan, np.asarray(record["returns"], np.float64))
         return cls(returns, float(record["decision_ms"]), effort)
@@ -137,9 +138,10 @@ class RunResult:
 def noted_settings(settings: TrainSettings, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings that a run's agent worked with, defaults included where the run has noted them.
 
-    Settings that the run is too old to know are what they were before they could be set, as when such a run goes on:
-    otherwise each new setting would make another agent of all that were measured before. Nobody's module is imported
-    for it: an agent called ``module:name`` that nothing has imported yet has what was noted.
+    Settings that the run is too old to know are what they were before they could be set, as when such a run goes on,
+    as far as one value can say it: otherwise each new setting would make another agent of all that were measured
+    before. Nobody's module is imported for it: an agent called ``module:name`` that nothing has imported yet has what
+    was noted.
 
     Args:
         settings: what was asked for.
@@ -173,6 +175,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
     checks = [row for row in rows if "health/spread_mean" in row]
     random = next((row["reference/random_returns"] for row in rows if "reference/random_returns" in row), None)
     plans = bool(judged) and all("evaluation/policy_returns" in row for row in judged)
+    planning = _own_planning(noted_settings(settings, run.manifest))
     with damage_reported(run.folder / "metrics.jsonl"):  # numbers that are none, written by somebody else
         return RunResult(
             folder=Path(folder),
@@ -186,9 +189,9 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
             cpu_seconds=_column(judged, "time/cpu_seconds"),
             wall_seconds=_column(judged, "time/wall_seconds"),
             memory_mb=_column(judged, "memory/process_mb") - _column(judged, "memory/experience_mb"),
-            swapped=_swapped_afterwards(run.folder, settings, judged)
+            swapped=_swapped_afterwards(run.folder, settings, judged, planning)
             | {
-                int(row["step"]): {name: Swapped.read(record) for name, record in row["planners"].items()}
+                int(row["step"]): {name: Swapped.read(record, (planning,)) for name, record in row["planners"].items()}
                 for row in judged
                 if "planners" in row
             },
@@ -236,8 +239,16 @@ def read_results(folders: Iterable[str | os.PathLike[str]]) -> tuple[list[RunRes
     return list(runs.values()), notes
 
 
+def _own_planning(noted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that any planner of an agent has from it; ``None`` for agents without such."""
+    planning = noted.get("planning")
+    return (
+        {name: value for name, value in planning.items() if name != "planner"} if isinstance(planning, dict) else None
+    )
+
+
 def _swapped_afterwards(
-    folder: Path, settings: TrainSettings, judged: Sequence[Mapping[str, Any]]
+    folder: Path, settings: TrainSettings, judged: Sequence[Mapping[str, Any]], planning: dict[str, Any] | None
 ) -> dict[int, dict[str, Swapped]]:
     """Return by step what ``planners.json`` says, if there is one of ours that is about the run's held-out episodes."""
     try:
@@ -246,7 +257,7 @@ def _swapped_afterwards(
             return {}
         step = kept["steps"] if "steps" in kept else judged[-1]["step"]  # files that do not say are older
         rows = [(str(row["planner"]), row["evaluation"]) for row in kept["rows"]]
-        effort = kept["budget"], kept.get("horizon")
+        effort = planning, kept["budget"], kept.get("horizon")
         known = {name: Swapped.of_evaluation(found, effort) for name, found in rows if found is not None}
         return {int(step): known}
     except (CheckpointError, LookupError, TypeError, ValueError):

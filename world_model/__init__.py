@@ -3,7 +3,7 @@
 from .compute import ComputeSettings, Precision, bf16_helps
 from .heads import ContinueHead, DisagreementHead, TwoHot, TwoHotHead, symexp, symlog
 from .health import collapse_alarm, measure_health
-from .jepa import JEPA, JEPASettings, Losses
+from .jepa import JEPA, Losses
 from .learner import Learner
 from .lewm import LEWM, LEWM_SMALL, load_lewm
 from .networks import EnsembleMLP, MLPEncoder, ResidualPredictor, RunningNormalizer
@@ -12,6 +12,7 @@ from .presets import preset_for
 from .probe import LinearProbe, MLPProbe, MLPProbeSettings, Probe, ProbeSamples, load_probes, save_probes
 from .quasimetric import Quasimetric, QuasimetricSettings
 from .saving import load_model, save_model
+from .settings import JEPASettings
 from .sigreg import SIGReg, effective_rank, unit_directions
 from .state import Imagination, LatentState, Past, Step
 from .transformer import ActionEncoder, TransformerPredictor, TransformerSettings

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError, SettingsError
-from .jepa import JEPA, JEPASettings
+from .jepa import JEPA
+from .settings import JEPASettings
 from .transformer import TransformerSettings
 from .vision import VisionSettings
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..core.errors import SettingsError, UnknownNameError, did_you_mean
-from .jepa import JEPASettings
 from .lewm import LEWM, LEWM_SMALL
+from .settings import JEPASettings
 from .vision import VisionSettings
 
 STATE = JEPASettings(heads=False, regularizer_weight=0.05).settled()

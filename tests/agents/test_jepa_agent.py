@@ -341,6 +341,7 @@ def test_the_policy_planner_can_choose_among_several_proposals(small):
     ("own", "searched"),
     [
         ({"planner": "policy", "horizon": 1, "proposals": 1, "budget": None, "doubt": 7.0}, (3, 16, 64, 7.0)),
+        ({"planner": "policy", "horizon": 8, "proposals": 1, "budget": 96}, (8, 16, 96, 2.0)),
         ({"planner": "policy", "horizon": 5, "proposals": 8}, (5, 8, 64, 2.0)),
         ({"planner": "cem", "horizon": 5, "proposals": 1, "budget": 96}, (5, 1, 96, 2.0)),
     ],
@@ -349,6 +350,7 @@ def test_what_the_bare_actor_does_without_is_the_usual_where_another_planner_sea
     small["planning"] = own
     agent = JEPAAgent(Target, **small)
     planning = agent.settings.planning_by("icem")
+    assert planning.planner == "icem"
     assert (planning.horizon, planning.proposals, planning.budget, planning.doubt) == searched
     controller = agent.planning_with("icem").controller
     assert (controller.planner.horizon, controller.proposals) == searched[:2]

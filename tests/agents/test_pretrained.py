@@ -106,6 +106,13 @@ def test_settings_that_contradict_the_model_are_named(model, changes, named):
         JEPAAgent(Target, world_model=model, model=changes, **AGENT)
 
 
+def test_what_is_left_to_be_decided_was_decided_by_the_model(model):
+    auto = {"latent_form": "auto", "target": "auto", "regularize": "auto"}
+    whole = model.settings.replace(heads=True, **auto)
+    for changes in (auto, whole, whole.to_dict()):
+        assert JEPAAgent(Target, world_model=model, model=changes, **AGENT).settings.model.regularize == "latent"
+
+
 def test_how_it_learns_on_may_be_changed(model):
     changes = {"unroll": 2, "regularizer_weight": 0.2, "reward_bins": 33, "reward_weight": 1.0}
     agent = JEPAAgent(Target, world_model=model, model=changes, **AGENT)

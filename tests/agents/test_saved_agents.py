@@ -13,7 +13,7 @@ from forethought.core.errors import (
     SettingsError,
 )
 from forethought.core.files import load_archive, save_archive
-from forethought.world_model.jepa import SIGREG
+from forethought.world_model.settings import SIGREG
 
 from .conftest import Target
 
@@ -34,14 +34,26 @@ def test_saved_agents_act_alike_and_go_on_learning(small, tmp_path):
 
 def test_a_saved_agent_is_the_one_it_was_though_defaults_have_changed_since(small, tmp_path):
     """Among them those of settings that its file is too old to hold."""
-    small["model"] |= SIGREG
-    JEPAAgent(Target, **small).save(tmp_path / "agent")
+    before = {
+        "model": SIGREG,
+        "planning": {"doubt": 0.0, "bootstrap": "last"},
+        "behaviour": {"value_expansion": None, "averaging_rate": 1.0},
+    }
+    for part, settings in before.items():
+        small[part] |= settings
+    JEPAAgent(Target, episode_share=None, **small).save(tmp_path / "agent")
     file = load_archive(tmp_path / "agent.zip")
-    for name in SIGREG:
-        del file.documents["agent"]["settings"]["model"][name]
+    saved = file.documents["agent"]["settings"]
+    del saved["episode_share"]
+    for part, settings in before.items():
+        for name in settings:
+            del saved[part][name]
     save_archive(tmp_path / "old.zip", file.documents, file.tensors)
-    model = JEPAAgent.load(tmp_path / "old").settings.model
-    assert {name: getattr(model, name) for name in SIGREG} == SIGREG
+    loaded = JEPAAgent.load(tmp_path / "old").settings
+    assert loaded == JEPAAgent.load(tmp_path / "agent").settings
+    assert loaded.episode_share is None
+    for part, settings in before.items():
+        assert {name: getattr(getattr(loaded, part), name) for name in settings} == settings
 
 
 def test_where_a_folder_holds_the_file_it_says_so(small, tmp_path):

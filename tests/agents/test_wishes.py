@@ -241,6 +241,14 @@ def test_an_agent_acts_on_wishes_without_learning_anything():
     assert all(torch.equal(value, before[name]) for name, value in agent.model.state_dict().items())
 
 
+@pytest.mark.parametrize(("own", "acts"), [("policy", "icem"), ("mppi", "mppi"), ("auto", "icem")])
+def test_a_wish_for_reward_is_planned_for_though_the_bare_actor_is_the_agents_own_planner(own, acts):
+    planning = {"planner": own, "proposals": 1, "horizon": 1 if own == "policy" else 2}
+    agent = JEPAAgent("Pendulum-v1", model={"latent_dims": 4, "hidden": 16}, planning=planning)
+    planner = agent.planning_for(reward()).planner
+    assert (type(planner).__name__.lower(), planner.horizon) == (acts, 3 if own == "policy" else 2)
+
+
 def test_choices_are_planned_for_wishes_too():
     agent = JEPAAgent("CartPole-v1", model={"latent_dims": 4, "hidden": 16})
     generator = torch.Generator().manual_seed(0)

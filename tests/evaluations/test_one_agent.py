@@ -11,6 +11,7 @@ from forethought.agents.settings import JEPAAgentSettings
 from forethought.core.errors import RunFolderError
 from forethought.core.runs import Run
 from forethought.evaluations.compare import compare
+from forethought.world_model.settings import SIGREG
 
 from .conftest import summary_of
 from .scripted import settings, states
@@ -90,7 +91,21 @@ def test_settings_asked_for_and_the_same_by_default_are_one_agent(make_run, tmp_
     assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
 
 
-def test_a_setting_that_a_run_is_too_old_to_know_has_its_default(make_run, tmp_path):
+def test_a_setting_that_a_run_is_too_old_to_know_is_what_it_was_before_it_could_be_set(make_run, tmp_path):
+    before = {"planning": {"doubt": 0.0, "bootstrap": "last"}, "behaviour": {"value_expansion": None}}
+    before["behaviour"]["averaging_rate"] = 1.0
+    whole = JEPAAgentSettings(model=SIGREG, episode_share=None, **before).to_dict()
+    older = {name: value for name, value in whole.items() if name != "episode_share"}
+    for part, unknown in (before | {"model": SIGREG}).items():
+        older[part] = {name: value for name, value in whole[part].items() if name not in unknown}
+    for seed, noted in enumerate((older, whole)):
+        with Run.open(make_run("jepa", seed)) as run:
+            run.note(agent_settings=noted)
+            run.set_status("finished")
+    assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
+
+
+def test_a_setting_that_is_younger_than_a_run_and_changes_nothing_by_default_is_no_difference(make_run, tmp_path):
     whole = JEPAAgentSettings().to_dict()
     older = {**whole, "behaviour": {name: value for name, value in whole["behaviour"].items() if name != "reward"}}
     other = {**whole, "behaviour": whole["behaviour"] | {"reward": "disagreement"}}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from forethought.agents.settings import JEPAAgentSettings
 from forethought.core.errors import SettingsError
 from forethought.core.runs import Run
 from forethought.evaluations.compare import summarise_folders
@@ -139,6 +140,21 @@ def test_runs_judged_with_other_efforts_are_not_averaged(make_run, tmp_path, oth
     summary = summary_of(tmp_path)
     assert summary.planners is None
     assert summary.tasks[0].tables()[-2].rows == [["icem", "not comparable", "2.00"], ["cem", "not comparable", "2.00"]]
+
+
+def test_nor_are_runs_whose_agents_plan_by_other_settings(make_run, tmp_path):
+    def noted(seed, **planning):
+        folder = make_run("jepa", seed)
+        judge(folder, policy=1.0, icem=2.0)
+        with Run.open(folder) as run:
+            run.note(agent_settings=JEPAAgentSettings(planning={"horizon": 3, **planning}).to_dict())
+            run.set_status("finished")
+
+    noted(0, planner="icem")
+    noted(1, planner="mppi")
+    assert list(summary_of(tmp_path).planners.scores) == ["icem"]
+    noted(2, planner="icem", doubt=0.5)
+    assert summary_of(tmp_path).planners is None
 
 
 def test_unfinished_runs_do_not_count_for_planners_either(make_run, tmp_path):

@@ -121,8 +121,12 @@ def test_the_target_side_passes_gradient_only_where_asked(target, reaches):
     assert (observations.grad[:, 1].abs().sum() > 0) == reaches
 
 
-@pytest.mark.parametrize("changes", [{}, {"prediction": "one_step"}, {"regularize": "latent"}, {"target": "stop"}])
-def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes):
+@pytest.mark.parametrize(
+    ("changes", "learned_from"),
+    [({}, 1), ({"target": "stop"}, 1), ({"target": "both"}, 4), ({"prediction": "one_step"}, 4)]
+    + [({"regularize": where}, 4) for where in ("latent", "projector")],
+)
+def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes, learned_from):
     """What is spared by them changes nothing: a wrapped encoder, of which nothing is known, is spared nothing."""
     model, clip = (
         make_model(**{"latent_form": "layer", "target": "copy", "regularize": "nothing"} | changes),
@@ -136,7 +140,10 @@ def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes):
         found.total.backward()
         return [found.total, found.latents, *(p.grad.clone() for p in model.parameters() if p.requires_grad)]
 
+    steps = []
+    model.encoder.register_forward_hook(lambda _, __, found: steps.append(found.shape[1] * found.requires_grad))
     spared = losses()
+    assert sum(steps) == learned_from
     model.encoder = torch.nn.Sequential(model.encoder)
     for ours, whole in zip(spared, losses(), strict=True):
         torch.testing.assert_close(ours, whole, atol=1e-6, rtol=1e-5)
@@ -185,7 +192,8 @@ def test_what_keeps_latents_apart_is_decided_together_and_by_whether_rewards_sha
     assert kept_apart_by(JEPASettings(latent_form="free").settled(rewarded=True)) == ("free", "both", "latent")
     assert kept_apart_by(JEPASettings(target="copy").settled(rewarded=True)) == ("free", "copy", "latent")
     assert kept_apart_by(JEPASettings(regularize="nothing").settled(rewarded=True)) == ("free", "both", "nothing")
-    for part in ({"vision": VisionSettings()}, {"transformer": TransformerSettings()}):
+    unshaped = {"heads": False}, {"reward_weight": 0.0}
+    for part in ({"vision": VisionSettings()}, {"transformer": TransformerSettings()}, *unshaped):
         assert kept_apart_by(JEPASettings(**part).settled(rewarded=True)) == ("free", "both", "latent")
     assert kept_apart_by(JEPA(4, 2).settings) == ("free", "both", "latent")
     chosen = JEPASettings(latent_form="layer", target="stop", regularize="nothing")

@@ -109,7 +109,7 @@ def _acting(
     """Return the ways to act on a wish by name, and beside them that which knows nothing of it."""
     from ..agents import make_agent
     from ..agents.settings import split_changes
-    from ..agents.wish_policy import WISH_PLANNING, wish_policy
+    from ..agents.wish_policy import WISH_PLANNING, wish_planning, wish_policy
     from ..envs import ActionCodec, ObservationCodec
     from ..evaluations.planner_table import bare_policy, planner_and_settings
     from ..planners import ActionSpec
@@ -121,7 +121,7 @@ def _acting(
     acting: dict[str, Any] = {}
     if (agent := world.agent) is not None:
         for planner in planners:
-            asked = planner or WISH_PLANNING.planner_for(agent.spec)
+            asked = planner or wish_planning(agent.settings, wish).planner_for(agent.spec)
             name, own = planner_and_settings(asked)
             acting[asked] = agent.planning_for(wish, probes, planner and name, limits, **changes | own)
         return acting | {"bare actor, not asked": bare_policy(agent)}
