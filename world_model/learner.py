@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..core.clip import Clip
+from ..core.errors import SettingsError
 from ..core.parallel import ALONE, Ranks
 from ..core.seeding import derive_seed, torch_generator
 from .compute import ComputeSettings
@@ -50,7 +51,12 @@ class Learner:
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
 
     def update(self, clip: Clip) -> Losses:
-        """Take one optimisation step and return its losses, detached."""
+        """Take one optimisation step and return its losses, detached.
+
+        Raises:
+            SettingsError: for clips of other observations or actions than the model's.
+        """
+        self._require_fitting(clip)
         directions = self.model.draw_directions(self.optimization.generator)
         before = [statistic.clone() for statistic in self._statistics]
         self.model.train()
@@ -62,6 +68,15 @@ class Learner:
         if self.optimization.updates % self.model.settings.target_refresh == 0:
             self.model.refresh_target()
         return replace(losses, **losses.metrics())
+
+    def _require_fitting(self, clip: Clip) -> None:
+        found = tuple(clip.observations.shape[2:]), clip.actions.shape[-1]
+        wanted = tuple(self.model.observation_shape), self.model.action_dims
+        if found != wanted:
+            raise SettingsError(
+                f"The model takes observations of the shape {wanted[0]} and actions of width {wanted[1]}; those of the "
+                f"clips have {found[0]} and {found[1]}."
+            )
 
     @contextmanager
     def _own_chance(self) -> Iterator[None]:

@@ -280,6 +280,14 @@ def test_a_non_finite_loss_changes_no_weight_and_is_counted():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("other", [{"observation_dims": 5}, {"action_dims": 3}])
+def test_clips_of_another_task_are_refused_in_words(other):
+    with pytest.raises(
+        SettingsError, match=r"observations of the shape \(4,\) and actions of width 2; those of the clips"
+    ):
+        Learner(make_model()).update(make_clip(**other))
+
+
 def test_the_same_seed_learns_the_same_weights_and_touches_no_global_generator():
     def learned() -> dict[str, torch.Tensor]:
         model = make_model()
