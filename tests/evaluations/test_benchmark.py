@@ -61,31 +61,41 @@ def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
     }
 
 
-def test_the_ablation_leaves_out_one_part_at_a_time():
-    asked = read_benchmark("ablation")
+def test_levers_change_one_thing_each():
+    asked = read_benchmark("levers")
     settings = {
-        run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).settings.to_dict()
-        for run in asked.runs()
-        if run.agent == "jepa"
+        run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).settings.to_dict() for run in asked.runs()
     }
+    plain = settings["plain"]
+    assert plain["planning"]["planner"] == "policy"
 
-    def left_out(name):
-        ours, theirs = settings[name], settings["all"]
-        inner = [(group, part) for group in ours if isinstance(ours[group], dict) for part in ours[group]]
-        changed = {
-            f"{group}.{part}": ours[group][part] for group, part in inner if ours[group][part] != theirs[group][part]
+    def changes(ours):
+        groups = [group for group in ours if isinstance(ours[group], dict) and group != "acting"]
+        inner = {
+            f"{group}.{part}": value
+            for group in groups
+            for part, value in ours[group].items()
+            if value != plain[group][part]
         }
-        return changed | {
-            part: ours[part] for part in ours if not isinstance(ours[part], dict) and ours[part] != theirs[part]
-        }
+        return inner | {part: ours[part] for part in ours if part not in groups and ours[part] != plain[part]}
 
-    assert {name: left_out(name) for name in settings if name != "all"} == {
+    acting = plain["acting"] | {"planner": "auto", "horizon": 3, "budget": 32, "proposals": 8}
+    assert {name: changes(one) for name, one in settings.items() if name != "plain"} == {
         "recorded_targets": {"behaviour.value_expansion": None},
         "whole_episodes": {"episode_share": None},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
         "no_average": {"behaviour.averaging_rate": 1.0},
-        "sigreg": {"model.latent_form": "free", "model.target": "both", "model.regularize": "latent"},
+        "half_batch": {"batch_size": 128},
+        "climb_3": {"behaviour.actor_expansion": 3},
+        "climb_5": {"behaviour.actor_expansion": 5},
+        "imagined_starts": {"behaviour.imagined_starts": True, "behaviour.value_expansion": 4},
+        "updates_2": {"updates_per_step": 2.0},
+        "faded": {"fading": 1e-4},
+        "value_bins": {"behaviour.critic_bins": 65},
+        "planned_acting": {"acting": acting},
+        "slow_average": {"behaviour.averaging_rate": 1e-3},
+        "quiet": {"exploration": 0.1},
     }
 
 
