@@ -280,9 +280,12 @@ class JEPA(nn.Module):
         if not plain or s.target == "both" or s.regularize != "nothing" or s.prediction != "open_loop":
             latents: Tensor = self.encoder(normal)
             return latents
+        first = self.encoder(
+            normal[:, :1]
+        )  # before the others: autocast keeps what it has cast, with gradients or without
         with torch.no_grad():
             later = self.encoder(normal[:, 1:])
-        return torch.cat([self.encoder(normal[:, :1]), later], 1)
+        return torch.cat([first, later], 1)
 
     def _regularization(self, latents: Tensor, valid: Tensor, directions: Tensor) -> Tensor:
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)  # the first observation is always real

@@ -11,6 +11,7 @@ from forethought.core.errors import SettingsError
 from forethought.envs import EpisodeStore, make_env, make_environments
 from forethought.world_model import (
     JEPA,
+    ComputeSettings,
     DisagreementHead,
     JEPASettings,
     LatentState,
@@ -126,7 +127,8 @@ def test_the_target_side_passes_gradient_only_where_asked(target, reaches):
     [({}, 1), ({"target": "stop"}, 1), ({"target": "both"}, 4), ({"prediction": "one_step"}, 4)]
     + [({"regularize": where}, 4) for where in ("latent", "projector")],
 )
-def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes, learned_from):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes, learned_from, precision):
     """What is spared by them changes nothing: a wrapped encoder, of which nothing is known, is spared nothing."""
     model, clip = (
         make_model(**{"latent_form": "layer", "target": "copy", "regularize": "nothing"} | changes),
@@ -136,7 +138,8 @@ def test_encodings_without_gradient_are_those_that_no_loss_asks_for(changes, lea
 
     def losses():
         model.zero_grad()
-        found = model(clip, directions)
+        with ComputeSettings(precision=precision).autocast(model.device):
+            found = model(clip, directions)
         found.total.backward()
         return [found.total, found.latents, *(p.grad.clone() for p in model.parameters() if p.requires_grad)]
 
