@@ -28,7 +28,7 @@ from forethought.core.trees import unflatten_tree
 from forethought.envs import EpisodeStore
 from forethought.evaluations import TrainSettings, resume, train
 from forethought.evaluations.collect import CollectSettings, collect
-from forethought.evaluations.going_on import _altered, _spelled_out
+from forethought.evaluations.going_on import _altered, _spelled_out, settings_to_go_on_with
 from forethought.evaluations.pretraining import PretrainSettings, pretrain
 from forethought.planners import available_planners, planner_class
 from forethought.planners.check import example_specs
@@ -126,6 +126,19 @@ def test_so_does_one_whose_defaults_have_changed_since(tmp_path, monkeypatch):
     assert resume(tmp_path / "run").status == "finished"
     assert Run.open(tmp_path / "run").manifest["resume"] == "exact"
     assert_same(everything(tmp_path / "run"), everything(tmp_path / "whole"))
+
+
+def test_settings_younger_than_its_checkpoint_are_what_they_were_before_they_could_be_set(tmp_path, monkeypatch):
+    asked_for = asked("Pendulum-v1", "policy", 1)
+    stopped_half_way(asked_for, tmp_path / "run", monkeypatch)
+    had = JEPAAgentSettings(**asked_for.agent_settings).to_dict()
+    del had["planning"]["doubt"], had["planning"]["bootstrap"], had["behaviour"]["value_expansion"]
+    run = Run.open(tmp_path / "run")
+    checkpoint = run.latest_checkpoint()
+    checkpoint.documents["agent"]["settings"] = had
+    found = settings_to_go_on_with(run, checkpoint, asked_for).agent_settings
+    assert (found["planning"]["doubt"], found["planning"]["bootstrap"]) == (0.0, "last")
+    assert found["behaviour"]["value_expansion"] is None
 
 
 @pytest.mark.filterwarnings("ignore:.*config.json was changed")
