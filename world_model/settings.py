@@ -88,11 +88,21 @@ class JEPASettings(Settings):
         Args:
             rewarded: whether it learns the rewards of a task. Where these shape the latent, a copy of the encoder as
                 the target of normalised latents did best (benchmark collapse); otherwise SIGReg alone is known to do.
+
+        Raises:
+            SettingsError: for settings of SIGReg where that leaves it out.
         """
         choices = {name: getattr(self, name) for name in SIGREG}
         undecided = [name for name, choice in choices.items() if choice == "auto"]
         shaped = rewarded and self.heads and self.reward_weight > 0
         usual = TARGET_COPY if shaped and self.plain and len(undecided) == len(SIGREG) else SIGREG
+        if usual is TARGET_COPY:
+            for name in ("regularizer_weight", "regularize_mean"):
+                if (value := getattr(self, name)) != getattr(type(self)(), name):
+                    raise SettingsError(
+                        f"JEPASettings.{name} = {value!r} is of SIGReg, which is not applied by default where rewards "
+                        "shape the latent: ask for regularize = 'latent', too."
+                    )
         return self.replace(**{name: usual[name] for name in undecided})
 
     def __post_init__(self) -> None:

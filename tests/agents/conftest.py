@@ -13,7 +13,7 @@ from gymnasium import spaces
 from forethought import JEPAAgent
 
 SMALL: dict[str, Any] = {
-    "model": {"latent_dims": 8, "hidden": 16, "directions": 8, "regularizer_weight": 0.05},  # so few updates
+    "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
     "behaviour": {"hidden": 16},
     "planning": {"budget": 24, "proposals": 4},
     "learning_starts": 20,

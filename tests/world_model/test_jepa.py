@@ -203,6 +203,14 @@ def test_what_keeps_latents_apart_is_decided_together_and_by_whether_rewards_sha
     assert chosen.settled(rewarded=True) == chosen.settled() == chosen
 
 
+@pytest.mark.parametrize("asked", [{"regularizer_weight": 0.05}, {"regularize_mean": False}])
+def test_settings_of_sigreg_are_refused_where_the_default_leaves_it_out(asked):
+    with pytest.raises(SettingsError, match=rf"{next(iter(asked))} = .* ask for regularize = 'latent', too"):
+        JEPASettings(**asked).settled(rewarded=True)
+    for applied in (JEPASettings(**asked).settled(), JEPASettings(regularize="latent", **asked).settled(rewarded=True)):
+        assert kept_apart_by(applied) == ("free", "both", "latent")
+
+
 def test_a_model_with_parts_of_ones_own_is_not_saved_as_another(tmp_path):
     model = JEPA(4, 2, encoder=MLPEncoder(4, 64, [256] * 2, "layer"))
     with pytest.raises(SettingsError, match="The encoder of this world model cannot be built from settings"):
