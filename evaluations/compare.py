@@ -16,7 +16,7 @@ from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .published import Published
 from .results import read_results
-from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line, resolved_settings
+from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line, resolved_settings, up_to
 from .stage import isolated_generators
 from .summary import Summary, summarise
 
@@ -44,6 +44,9 @@ class CompareSettings(Settings):
     """Evaluations, evenly spread over each run."""
     planners_at: tuple[Steps, ...] = ()
     """Steps of evaluations at which agents that plan are judged by each planner in turn, too."""
+    simulator_at: tuple[Steps, ...] = ()
+    """Those of them at which the usual planner also tries its plans out in the true simulator of a MuJoCo task: the
+    ceiling of what planning could bring."""
     episodes: Episodes = 10
     """Held-out episodes per evaluation, the same for all."""
     evaluation_seed: Annotated[int, Range(ge=0)] = 0
@@ -113,8 +116,12 @@ class CompareSettings(Settings):
             every = f"it is judged every {self.steps / self.evaluations:,g} steps"
             own = "its tasks have steps of their own" if self.task_steps else every
             raise SettingsError(f"steps = {steps:,} is no part of it: {own}, up to {self.steps:,}.")
-        planners_at = tuple(step for step in self.planners_at if step <= steps)
-        return self.replace(steps=steps, evaluations=evaluations, planners_at=planners_at)
+        return self.replace(
+            steps=steps,
+            evaluations=evaluations,
+            planners_at=up_to(steps, self.planners_at),
+            simulator_at=up_to(steps, self.simulator_at),
+        )
 
     def runs(self) -> list[TrainSettings]:
         """Return what each run is asked for; first seeds come first, so that all agents can soon be seen."""
@@ -130,7 +137,8 @@ class CompareSettings(Settings):
                 steps=steps(task),
                 seed=seed,
                 evaluations=self.evaluations,
-                planners_at=tuple(step for step in self.planners_at if step <= steps(task)),
+                planners_at=up_to(steps(task), self.planners_at),
+                simulator_at=up_to(steps(task), self.simulator_at),
                 episodes=self.episodes,
                 evaluation_seed=self.evaluation_seed,
                 device=self.device,

@@ -29,6 +29,8 @@ from .true_simulator import SimulatorPolicy, TrueSimulator
 
 BARE_POLICY = "policy"
 IN_TRUTH = ", in the true simulator"
+CEILING = ("icem", "categorical_cem")
+"""The usual planners, of continuous and of discrete actions: what they bring in the true simulator is the ceiling."""
 PLANNERS = ("policy", "random", "cem", "icem", "mppi", "gradient", "hybrid")
 """The table's usual rows; for discrete actions ``categorical_cem`` takes the place of most."""
 
@@ -134,7 +136,7 @@ def evaluate_planners(
     seed: int = 0,
     *,
     horizon: int | None = None,
-    simulator: bool = False,
+    simulator: bool | Sequence[str] = False,
     video: str | Path | None = None,
     on_row: Callable[[PlannerRow], None] | None = None,
     **options: Any,
@@ -153,8 +155,9 @@ def evaluate_planners(
         episodes: number of held-out episodes.
         seed: names the set of held-out episodes.
         horizon: planned steps; by default those by which the agent itself lets planners search.
-        simulator: let planners that need no gradients also try their plans out in the true simulator, with the same
-            budget: the ceiling of what they could bring in a model without mistakes. For MuJoCo's tasks only.
+        simulator: let planners that need no gradients, all or these, also try their plans out in the true simulator,
+            with the same budget: the ceiling of what they could bring in a model without mistakes. For MuJoCo's tasks
+            only.
         video: file to which each planner's first episode is recorded, the planner's name added to its stem.
         on_row: called with each row as it is known.
         options: passed on to :func:`~.evaluate.evaluate`.
@@ -191,6 +194,7 @@ def evaluate_planners(
             on_row(row)
 
     truth = TrueSimulator(partial(_made, env, options.get("env_kwargs") or {})) if simulator else None
+    seeing = views if simulator is True else simulator or ()
     bare = play(BARE_POLICY)
     for name, view in views.items():
         if view is None and planners is None:
@@ -199,12 +203,12 @@ def evaluate_planners(
             add(PlannerRow(name, None))
             continue
         add(row_of(name, bare if name == BARE_POLICY else play(name), view))
-        if truth is not None and name != BARE_POLICY and not view.planner.gradients:
-            seeing = _view(agent, name, planning, execute=1)
+        if truth is not None and name in seeing and name != BARE_POLICY and not view.planner.gradients:
+            stepwise = _view(agent, name, planning, execute=1)
             evaluation = evaluate(
-                SimulatorPolicy(seeing.policy, truth), truth.env, episodes, seed, max_steps=options.get("max_steps")
+                SimulatorPolicy(stepwise.policy, truth), truth.env, episodes, seed, max_steps=options.get("max_steps")
             )
-            add(row_of(name + IN_TRUTH, evaluation, seeing))
+            add(row_of(name + IN_TRUTH, evaluation, stepwise))
     if truth is not None:
         truth.close()
     task = env if isinstance(env, str) else _name(env)
@@ -268,18 +272,22 @@ def _gain(evaluation: Evaluation, bare: Evaluation) -> Estimate | None:
     return paired_gain(evaluation.returns[sound], bare.returns[sound]) if np.any(sound) else None
 
 
+def evaluations_cell(budget: int, gradients: int) -> str:
+    """Return how tables tell the rows evaluated, and differentiated if any are."""
+    return f"{budget:,}" + (f" + {gradients:,}" if gradients else "")
+
+
 def _cells(row: PlannerRow) -> tuple[str, ...]:
     if row.evaluation is None:
         return (row.name, "not for these actions", *[""] * 6)
     interval, faults = row.evaluation.interval(), row.evaluation.faults
     cut = f", {faults} cut" if faults else ""
-    evaluations = f"{row.budget:,}" + (f" + {row.gradients:,}" if row.gradients else "")
-    gain = str(row.gain) if row.gain else ""
+    gain, effort = str(row.gain) if row.gain else "", evaluations_cell(row.budget, row.gradients)
     kept = ("", "", "")
     if row.promises is not None:
         r = row.promises.correlation
         kept = number(row.promises.promised), number(row.promises.kept), f"{r:.2f}" if np.isfinite(r) else ""
-    return (row.name, f"{interval or 'unknown'}{cut}", gain, evaluations, f"{row.evaluation.decision_ms:.2f}", *kept)
+    return (row.name, f"{interval or 'unknown'}{cut}", gain, effort, f"{row.evaluation.decision_ms:.2f}", *kept)
 
 
 def _name(env: Any) -> str:

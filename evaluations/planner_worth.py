@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .cells import Cell
-from .planner_table import BARE_POLICY
+from .planner_table import BARE_POLICY, evaluations_cell
 from .results import RunResult, Swapped
 from .statistics import Estimate, crossed_mean, estimate, mean, number
 from .tables import Table
@@ -163,17 +163,27 @@ def planner_worth(task: str, cell: Cell) -> Table | None:
     """
     runs = cell.counted
     steps = sorted(set.intersection(*({*run.swapped} for run in runs))) if runs else []
-    names = [name for name in (runs[0].swapped[steps[0]] if steps else ()) if name != BARE_POLICY]
+    known = dict.fromkeys(name for step in reversed(steps) for name in runs[0].swapped[step])
+    names = [name for name in known if name != BARE_POLICY]
     if not names:
         return None
-    rows = [[name, *(_gain(runs, step, name) for step in steps), _decision(runs, steps[-1], name)] for name in names]
+    last = {name: [run.swapped[steps[-1]][name] for run in runs if name in run.swapped[steps[-1]]] for name in names}
+    details = {heading: [tell(last[name]) for name in names] for heading, tell in AT_LAST.items()}
+    told = {heading: cells for heading, cells in details.items() if any(cells)}  # older runs noted less
+    rows = [
+        [name, *(_gain(runs, step, name) for step in steps), *(cells[row] for cells in told.values())]
+        for row, name in enumerate(names)
+    ]
     bare = ", ".join(f"{_bare(runs, step)} at {step:,}" for step in steps)
     seeds, between = ("seed", "episodes") if len(runs) == 1 else ("seeds", "both")
     note = (
         f"Gain over the bare actor, which returned {bare} steps: mean over {len(runs)} {seeds} and the same held-out "
         f"episodes, with 95 % bootstrap intervals over {between}. Milliseconds at the last step, all episodes at once."
     )
-    columns = ["planner", *(f"gain at {step:,} steps" for step in steps), "ms/decision"]
+    if "promised" in told:
+        note += " Promised at that step is the discounted return that plans predicted, kept what followed in fact, and "
+        note += "r how far the two go together."
+    columns = ["planner", *(f"gain at {step:,} steps" for step in steps), *told]
     return Table(columns, rows, f"{task}: planners in the model of {cell.name}", [note])
 
 
@@ -189,12 +199,35 @@ def _bare(runs: Sequence[RunResult], step: int) -> str:
 
 def _gain(runs: Sequence[RunResult], step: int, name: str) -> str:
     judged = [run.swapped[step] for run in runs]
+    if not any(name in one for one in judged):
+        return ""
     if not all(_are_alike(judged, one) for one in (name, BARE_POLICY)):
         return "not comparable"
     gains = _returns(runs, step, name) - _returns(runs, step, BARE_POLICY)
     return str(crossed_mean(gains)) if np.isfinite(gains).all() else "cut episodes"
 
 
-def _decision(runs: Sequence[RunResult], step: int, name: str) -> str:
-    known = [run.swapped[step][name].decision_ms for run in runs if name in run.swapped[step]]
-    return number(float(np.mean(known))) if known else ""
+def _evaluations(judged: Sequence[Swapped]) -> str:
+    """Return how many rows are evaluated and differentiated per decision, where all agree about it."""
+    rows = judged[0].rows if judged else None
+    return evaluations_cell(*rows) if rows and all(one.rows == rows for one in judged) else ""
+
+
+def _mean_of(figure: Callable[[Swapped], float | None]) -> Callable[[Sequence[Swapped]], str]:
+    """Return what tells the mean of a figure, where all know it."""
+
+    def tell(judged: Sequence[Swapped]) -> str:
+        found = [value for one in judged if (value := figure(one)) is not None and np.isfinite(value)]
+        return number(float(np.mean(found))) if found and len(found) == len(judged) else ""
+
+    return tell
+
+
+AT_LAST: Mapping[str, Callable[[Sequence[Swapped]], str]] = {
+    "evaluations": _evaluations,
+    "ms/decision": _mean_of(lambda one: one.decision_ms),
+    "promised": _mean_of(lambda one: one.promises.promised if one.promises else None),
+    "kept": _mean_of(lambda one: one.promises.kept if one.promises else None),
+    "r": _mean_of(lambda one: one.promises.correlation if one.promises else None),
+}
+"""What the table says of a planner in all runs beside its gain, by column: seen where it was judged last."""

@@ -7,9 +7,9 @@ what is kept, planning chooses at random.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,12 @@ class Promises:
         """Return plain data that JSON can hold."""
         correlation = self.correlation if np.isfinite(self.correlation) else None
         return {"promised": self.promised, "kept": self.kept, "correlation": correlation, "decisions": self.decisions}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from :meth:`to_dict`'s output."""
+        correlation = float("nan") if data["correlation"] is None else float(data["correlation"])
+        return cls(float(data["promised"]), float(data["kept"]), correlation, int(data["decisions"]))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ..core.errors import CheckpointError, ForethoughtError, RunFolderError, Set
 from ..core.files import damage_reported, read_json
 from ..core.runs import Run, Status
 from ..core.settings import completed, merged
+from .promises import Promises
 from .settings import TrainSettings, settings_of
 
 Array = NDArray[np.float64]
@@ -32,12 +33,16 @@ class Swapped:
     Attributes:
         returns: (E,), NaN for an episode that was cut as faulty.
         decision_ms: wall time per decision, all episodes decided at once.
+        rows: evaluated and differentiated per decision; ``None`` where that was not noted.
+        promises: what its plans promised and kept; ``None`` where nothing is known of that.
         effort: by what settings of its own the agent plans and, where it was not judged while learning, evaluations a
             decision that were allowed, and planned steps, if the agent's own were not.
     """
 
     returns: Array
     decision_ms: float
+    rows: tuple[int, int] | None = None
+    promises: Promises | None = None
     effort: tuple[Any, ...] = ()
 
     def is_like(self, other: Swapped) -> bool:
@@ -48,13 +53,20 @@ class Swapped:
     def read(cls, record: Mapping[str, Any], effort: tuple[Any, ...]) -> Swapped:
         """Return what a run logged."""
         returns = _column([{"return": value} for value in record["returns"]], "return")
-        return cls(returns, float(record["decision_ms"]), effort)
+        return cls._of(returns, record["decision_ms"], record, effort)
 
     @classmethod
-    def of_evaluation(cls, record: Mapping[str, Any], effort: tuple[Any, ...]) -> Swapped:
-        """Return what an evaluation wrote, in which a cut episode still has what it returned until then."""
-        returns = np.where(np.asarray(record["faulty"], np.bool_), np.nan, np.asarray(record["returns"], np.float64))
-        return cls(returns, float(record["decision_ms"]), effort)
+    def of_row(cls, record: Mapping[str, Any], effort: tuple[Any, ...]) -> Swapped:
+        """Return what a planner table holds, in which a cut episode still has what it returned until then."""
+        found = record["evaluation"]
+        returns = np.where(np.asarray(found["faulty"], np.bool_), np.nan, np.asarray(found["returns"], np.float64))
+        return cls._of(returns, found["decision_ms"], record, effort)
+
+    @classmethod
+    def _of(cls, returns: Array, decision_ms: float, record: Mapping[str, Any], effort: tuple[Any, ...]) -> Swapped:
+        rows = (int(record["budget"]), int(record["gradients"])) if "budget" in record else None
+        kept = record.get("promises")
+        return cls(returns, float(decision_ms), rows, Promises.from_dict(kept) if kept else None, effort)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,10 +268,9 @@ def _swapped_afterwards(
         if (kept["task"], kept["seed"]) != (settings.task, settings.evaluation_seed):
             return {}
         step = kept["steps"] if "steps" in kept else judged[-1]["step"]  # files that do not say are older
-        rows = [(str(row["planner"]), row["evaluation"]) for row in kept["rows"]]
         effort = planning, kept["budget"], kept.get("horizon")
-        known = {name: Swapped.of_evaluation(found, effort) for name, found in rows if found is not None}
-        return {int(step): known}
+        rows = [row for row in kept["rows"] if row["evaluation"] is not None]
+        return {int(step): {str(row["planner"]): Swapped.of_row(row, effort) for row in rows}}
     except (CheckpointError, LookupError, TypeError, ValueError):
         return {}  # none, or written by hand or by another version: the curve does not depend on it
 

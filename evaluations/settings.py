@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,11 @@ from ..core.settings import Range, Settings
 Steps = Annotated[int, Range(ge=1, le=10**12)]
 Evaluations = Annotated[int, Range(ge=1, le=10_000)]
 Episodes = Annotated[int, Range(ge=1, le=10_000)]
+
+
+def up_to(last: int, steps: Iterable[int]) -> tuple[int, ...]:
+    """Return those of ``steps`` that are not beyond the last one."""
+    return tuple(step for step in steps if step <= last)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class TrainSettings(Settings):
     """Names the set of held-out episodes; the same for all agents and seeds that are to be compared."""
     planners_at: tuple[Steps, ...] = ()
     """Steps of evaluations at which an agent that plans is judged by each planner in turn, too."""
+    simulator_at: tuple[Steps, ...] = ()
+    """Those of them at which the usual planner also tries its plans out in the true simulator of a MuJoCo task: the
+    ceiling of what planning could bring."""
     device: str = "auto"
     """Where to compute: auto, cpu or cuda."""
     threads: Annotated[int, Range(ge=1, le=1024)] = 1
@@ -64,6 +73,12 @@ class TrainSettings(Settings):
                     f"{type(self).__name__}.planners_at = {step:,} is not one of the evaluations, which are after "
                     f"{evaluated} steps."
                 )
+        for step in self.simulator_at:
+            if step not in self.planners_at:
+                raise SettingsError(
+                    f"{type(self).__name__}.simulator_at = {step:,} is not one of the steps at which planners are "
+                    "judged (planners_at)."
+                )
 
     @property
     def name(self) -> str:
@@ -80,8 +95,12 @@ class TrainSettings(Settings):
         shared = longer.milestones[: len(self.milestones)]
         if longer.steps <= self.steps or shared != self.milestones:
             return False
-        planners_at = tuple(step for step in longer.planners_at if step <= self.steps)
-        begun = longer.replace(steps=self.steps, evaluations=self.evaluations, planners_at=planners_at)
+        begun = longer.replace(
+            steps=self.steps,
+            evaluations=self.evaluations,
+            planners_at=up_to(self.steps, longer.planners_at),
+            simulator_at=up_to(self.steps, longer.simulator_at),
+        )
         return bool(as_json(self.to_dict()) == as_json(begun.to_dict()))
 
 

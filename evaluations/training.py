@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from ..core.checkpoints import Checkpoint
 from ..core.errors import RunFolderError, SettingsError, UnknownNameError, WriteError
 from ..core.provenance import resident_bytes
 from ..core.runs import Run
+from ..envs import make_env
 from .clock import Clock
 from .evaluate import Evaluation, evaluate
 from .going_on import check_changes, has_been_exact, settings_to_go_on_with
 from .milestones import PROGRESS_EVERY_S, Interruption, MetricsWriter, MilestoneCallback, latest_losses
-from .planner_table import acts_bare, bare_policy, evaluate_planners
+from .planner_table import CEILING, acts_bare, bare_policy, evaluate_planners
 from .settings import Progress, TrainingResult, TrainSettings, command_line, resolved_settings, settings_of
 from .stage import limited_threads
+from .true_simulator import TrueSimulator
 
 AGENT_FILE = "agent.zip"
 FAILED_SAVES = 3
@@ -56,6 +59,8 @@ def train(
     settings = _with_absolute_paths(settings)
     with limited_threads(settings.threads):
         agent = _make_agent(settings, Path(folder), settings.world_model)  # before the folder: see to what is misspelt
+        if settings.simulator_at and hasattr(agent, "planning_with"):
+            TrueSimulator(partial(make_env, settings.task)).close()
         if settings.world_model:  # what was taken over from it stands in the run, which needs it no more
             model = {"model": agent.settings.model.to_dict()}
             settings = settings.replace(agent_settings=settings.agent_settings | model)
@@ -274,15 +279,28 @@ class _Session:
                 bare = evaluate(bare_policy(self.agent), s.task, s.episodes, s.evaluation_seed)
             metrics["evaluation/policy_return_mean"] = bare.return_mean
             metrics["evaluation/policy_returns"] = _with_gaps(bare)
-            if max(step for step in s.milestones if step <= self.agent.num_timesteps) in s.planners_at:
-                swapped = evaluate_planners(self.agent, s.task, episodes=s.episodes, seed=s.evaluation_seed)
-                metrics["planners"] = {
-                    row.name: {"returns": _with_gaps(row.evaluation), "decision_ms": row.evaluation.decision_ms}
-                    for row in swapped.rows
-                    if row.evaluation is not None
-                }
+            milestone = max(step for step in s.milestones if step <= self.agent.num_timesteps)
+            if milestone in s.planners_at:
+                metrics["planners"] = self._swapped(milestone)
         self._last = acting
         return metrics
+
+    def _swapped(self, milestone: int) -> dict[str, Any]:
+        """Return what the agent does by each planner in turn."""
+        s = self.settings
+        ceiling = CEILING if milestone in s.simulator_at else False
+        table = evaluate_planners(self.agent, s.task, episodes=s.episodes, seed=s.evaluation_seed, simulator=ceiling)
+        return {
+            row.name: {
+                "returns": _with_gaps(row.evaluation),
+                "decision_ms": row.evaluation.decision_ms,
+                "budget": row.budget,
+                "gradients": row.gradients,
+                "promises": row.promises.to_dict() if row.promises else None,
+            }
+            for row in table.rows
+            if row.evaluation is not None
+        }
 
     def _save(self, final: bool = False) -> None:
         """Save the agent, so that a killed run too can be evaluated, and a checkpoint to go on from.

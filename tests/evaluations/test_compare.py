@@ -252,13 +252,15 @@ def test_agents_that_come_later_are_compared_with_the_one_that_was_first(scripte
 
 
 def test_a_part_of_the_steps_keeps_where_it_is_judged():
-    whole = CompareSettings(("A-v0",), steps=100, evaluations=10, planners_at=(50, 100))
+    whole = CompareSettings(("A-v0",), steps=100, evaluations=10, planners_at=(20, 50, 100), simulator_at=(50, 100))
     part = whole.up_to(50)
-    assert (part.steps, part.evaluations, part.planners_at) == (50, 5, (50,))
+    assert (part.steps, part.evaluations, part.planners_at, part.simulator_at) == (50, 5, (20, 50), (50,))
     assert part.runs()[0].is_beginning_of(whole.runs()[0])
     assert not whole.runs()[0].is_beginning_of(part.runs()[0])
     assert not part.replace(episodes=3).runs()[0].is_beginning_of(whole.runs()[0])
-    odd = whole.replace(evaluations=3, planners_at=())  # after 34, 67 and 100 steps, of which only the last is even
+    odd = whole.replace(
+        evaluations=3, planners_at=(), simulator_at=()
+    )  # after 34, 67 and 100 steps, of which only the last is even
     assert odd.up_to(100) == odd
     for steps in (55, 110):
         with pytest.raises(SettingsError, match="judged every 10 steps, up to 100"):

@@ -36,6 +36,29 @@ def test_what_each_planner_adds_is_told_by_steps_over_seeds(make_run, tmp_path):
     assert len(summary_of(tmp_path).tasks[0].tables()) == 1
 
 
+def test_what_plans_promised_and_the_ceiling_are_told_where_they_are_known(make_run, tmp_path):
+    def known(promised, correlation):
+        promises = {"promised": promised, "kept": 50.0, "correlation": correlation, "decisions": 10}
+        return {"returns": [12.0, 14.0], "decision_ms": 2.0, "budget": 124, "gradients": 88, "promises": promises}
+
+    for seed in (0, 1):
+        with Run.open(make_run("jepa", seed)) as run:
+            judged = swapped(policy=10.0, icem=11.0)
+            run.log({"evaluation/returns": [1.0, 1.0]} | judged, 500)
+            judged["planners"] |= {"hybrid": known(60.0 + 20 * seed, [0.5, None][seed]), "random": known(1.0, 0.25)}
+            judged["planners"] |= swapped(**{"icem, in the true simulator": 16.0})["planners"]
+            run.log({"evaluation/returns": [1.0, 1.0]} | judged, 600)
+            run.set_status("finished")
+    [_, table] = summary_of(tmp_path).tasks[0].tables()
+    assert list(table.columns)[3:] == ["evaluations", "ms/decision", "promised", "kept", "r"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["hybrid"] == ["", "3.00 [3.00, 3.00]", "124 + 88", "2.00", "70.0", "50.0", ""]  # r of one run only
+    assert rows["random"][-1] == "0.250"
+    assert rows["icem"] == ["1.00 [1.00, 1.00]", "1.00 [1.00, 1.00]", "", "2.00", "", "", ""]
+    assert rows["icem, in the true simulator"][:2] == ["", "6.00 [6.00, 6.00]"]
+    assert "Promised at that step is the discounted return" in table.notes[0]
+
+
 def judge(folder, seed=0, task=None, steps=None, faulty=(), budget=64, horizon=None, **means):
     """Write what ``forethought evaluate RUN --planners`` leaves in a run's folder."""
     cut = np.isin(np.arange(3), faulty)
@@ -45,7 +68,7 @@ def judge(folder, seed=0, task=None, steps=None, faulty=(), budget=64, horizon=N
         none = np.zeros(3, np.int64)
         return Evaluation(returns, none, none > 0, cut, none, [0, 0, 0], [returns[:1]] * 3, 2.0, 6.0)
 
-    rows = [PlannerRow(name, evaluation(mean)) for name, mean in means.items()]
+    rows = [PlannerRow(name, evaluation(mean), budget=budget) for name, mean in means.items()]
     rows.append(PlannerRow("not for these actions", None))
     table = PlannerTable(task or read_run(folder).settings.task, rows, 3, seed, budget, horizon, steps)
     table.save(folder / "planners.json")
@@ -55,8 +78,8 @@ def test_planners_judged_after_training_count_at_the_last_step(make_run, tmp_pat
     for seed in (0, 1):
         judge(make_run("jepa", seed), policy=10.0, icem=12.0 + seed)
     [_, table] = summary_of(tmp_path).tasks[0].tables()
-    assert list(table.columns) == ["planner", "gain at 400 steps", "ms/decision"]
-    assert table.rows == [["icem", "2.50 [2.00, 3.00]", "2.00"]]
+    assert list(table.columns) == ["planner", "gain at 400 steps", "evaluations", "ms/decision"]
+    assert table.rows == [["icem", "2.50 [2.00, 3.00]", "64", "2.00"]]
 
 
 def test_planners_judged_before_more_was_learned_count_where_they_were_judged(make_run, tmp_path):
@@ -139,7 +162,9 @@ def test_runs_judged_with_other_efforts_are_not_averaged(make_run, tmp_path, oth
     judge(tmp_path / "Task-v0/jepa/seed_1", policy=1.0, icem=12.0, **other)
     summary = summary_of(tmp_path)
     assert summary.planners is None
-    assert summary.tasks[0].tables()[-2].rows == [["icem", "not comparable", "2.00"], ["cem", "not comparable", "2.00"]]
+    evaluations = "" if "budget" in other else "64"
+    rows = summary.tasks[0].tables()[-2].rows
+    assert rows == [[name, "not comparable", told, "2.00"] for name, told in (("icem", evaluations), ("cem", "64"))]
 
 
 def test_nor_are_runs_whose_agents_plan_by_other_settings(make_run, tmp_path):
@@ -166,13 +191,13 @@ def test_unfinished_runs_do_not_count_for_planners_either(make_run, tmp_path):
     assert overall.scores["icem"].gain.value > 0
 
 
-def test_a_planner_that_judged_no_run_at_the_last_step_has_no_time_either(make_run, tmp_path):
+def test_a_planner_that_judged_no_run_at_a_step_has_nothing_there(make_run, tmp_path):
     with Run.open(make_run("jepa", 0)) as run:
         run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, cem=12.0), 500)
         run.log({"evaluation/returns": [1.0, 1.0]} | swapped(policy=10.0, icem=12.0), 600)
         run.set_status("finished")
     [_, table] = summary_of(tmp_path).tasks[0].tables()
-    assert table.rows == [["cem", "2.00 [2.00, 2.00]", "not comparable", ""]]
+    assert table.rows == [["icem", "", "2.00 [2.00, 2.00]", "2.00"], ["cem", "2.00 [2.00, 2.00]", "", ""]]
 
 
 def test_one_agent_on_one_task_is_told_by_its_own_table_alone(make_run, tmp_path):

@@ -97,6 +97,37 @@ def test_planners_are_swapped_where_that_is_asked_for(tmp_path, stub, constant_a
     assert {"policy", "cem", "mppi"} <= swapped.keys()
     assert swapped["policy"]["returns"] == rows[1]["evaluation/policy_returns"]
     assert np.mean(swapped["cem"]["returns"]) > np.mean(swapped["policy"]["returns"])
+    assert swapped["cem"]["budget"] == 5
+    assert not any("simulator" in name for name in swapped)
+
+
+def test_the_usual_planner_also_looks_into_the_simulator_where_that_is_asked_for(tmp_path, stub, monkeypatch):
+    asked = []
+
+    def evaluate_planners(agent, task, simulator, **rest):
+        asked.append(simulator)
+        return SimpleNamespace(rows=[])
+
+    monkeypatch.setattr(stub, "planning_with", lambda *_, **__: pytest.fail("not by that"), raising=False)
+    monkeypatch.setattr(training, "acts_bare", lambda agent: True)
+    monkeypatch.setattr(training, "evaluate_planners", evaluate_planners)
+    monkeypatch.setattr(training, "TrueSimulator", lambda make: SimpleNamespace(close=lambda: None))
+    train(settings(evaluations=2, planners_at=[50, 100], simulator_at=[100]), tmp_path / "run")
+    assert asked == [False, ("icem", "categorical_cem")]
+
+
+def test_what_has_no_simulator_is_refused_before_anything_is_learned(tmp_path, stub, monkeypatch):
+    asked = settings(task="Pendulum-v1", evaluations=1, planners_at=[100], simulator_at=[100])
+    train(asked, tmp_path / "cannot plan")  # nor is it asked to
+    monkeypatch.setattr(stub, "planning_with", lambda *_, **__: None, raising=False)
+    with pytest.raises(SettingsError, match="MuJoCo's tasks only"):
+        train(asked, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_simulator_is_looked_into_where_planners_are_judged():
+    with pytest.raises(SettingsError, match=r"simulator_at = 100 is not one of the steps at which planners are judged"):
+        settings(evaluations=2, planners_at=[50], simulator_at=[100])
 
 
 def test_planners_are_swapped_at_evaluations_only():

@@ -67,6 +67,13 @@ def test_plans_are_judged_by_what_they_would_bring(agent):
     assert "no agent may look there" in table.table().notes[0]
 
 
+def test_only_planners_that_are_named_look_into_the_simulator(agent):
+    table = evaluate_planners(
+        agent, "InvertedPendulum-v5", ["cem", "icem"], 50, 1, simulator=["icem", "categorical_cem"], max_steps=3
+    )
+    assert [row.name for row in table.rows] == ["policy", "cem", "icem", "icem, in the true simulator"]
+
+
 @pytest.mark.parametrize(("planner", "changes"), [("gradient", {}), ("cem", {"execute": 2, "horizon": 3})])
 def test_what_cannot_be_tried_out_is_refused(agent, planner, changes):
     with pytest.raises(SettingsError, match="without gradients that plan anew at every step"):
