@@ -68,9 +68,9 @@ class BehaviourSettings(OptimizationSettings):
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""
     imagined_starts: bool = False
-    """Whether the critic also learns on the states that its targets pass through in imagination, 1 to
-    value_expansion - 1 steps deep, as far as the model expects to get there, from what they bring from there on.
-    Plans end in such states; it otherwise knows encodings alone, which may lie elsewhere."""
+    """Whether the critic also learns on the steps that its targets imagine, as far as the model expects to get there,
+    from what they bring: what the actor would do in a recorded state, where it otherwise knows what was done alone, and
+    in imagined ones, 1 to value_expansion - 1 steps deep, in which plans end."""
     actor_expansion: Annotated[int, Range(ge=0, le=64)] = 0
     """Imagined steps whose rewards the actor climbs before the critic's value of what follows them, through the model;
     0 for the critic alone (continuous actions)."""
@@ -92,10 +92,10 @@ class BehaviourSettings(OptimizationSettings):
                 f"BehaviourSettings.critic_bins = {self.critic_bins} must be 0, or odd and at least 3, so that zero is "
                 "a bin."
             )
-        if self.imagined_starts and (self.value_expansion is None or self.value_expansion < 2):
+        if self.imagined_starts and not self.value_expansion:
             raise SettingsError(
-                f"BehaviourSettings.imagined_starts needs targets that pass through imagined states: value_expansion = "
-                f"{self.value_expansion} must be at least 2."
+                f"BehaviourSettings.imagined_starts needs targets that imagine steps: value_expansion = "
+                f"{self.value_expansion} must be at least 1."
             )
 
 
@@ -305,17 +305,16 @@ class Behaviour(nn.Module):
         )
 
     def _imagined_loss(self, path: ImaginedPath, weight: Tensor) -> Tensor:
-        """Return the critic's loss on the imagined states of ``path``: all but the first, which was recorded.
+        """Return the critic's loss on the imagined steps of ``path``, the mean over their depths.
 
-        It is the mean over their depths. Each counts as far as the model expects the episode to last until there, the
-        first by ``weight`` (B,).
+        Each counts as far as the model expects the episode to last until there, the first by ``weight`` (B,).
         """
         loss = weight.new_zeros(())
-        for step in range(1, path.steps):
-            weight = weight * path.continues[step - 1]
+        for step in range(path.steps):
             _, missed = self.critic.judged(path.latents[step], path.actions[step], path.return_from(step))
             loss = loss + (weight * missed).mean()
-        return loss / (path.steps - 1)
+            weight = weight * path.continues[step]
+        return loss / path.steps
 
     @torch.no_grad()
     def _disagreement(self, clip: Clip, latents: Tensor, model: JEPA) -> Tensor:

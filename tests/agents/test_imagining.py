@@ -181,7 +181,7 @@ class Mirror(torch.nn.Module):
         return critic(latents, self(latents))
 
 
-def test_the_critic_can_learn_on_imagined_states_too():
+def test_the_critic_can_learn_on_imagined_steps_too():
     clip = make_clip([1.0, 1.0], [0.0, 0.0], [1.0, 2.0])
     latents = torch.tensor([[[5.0], [10.0], [20.0]]]).expand(1, 3, 4)
 
@@ -202,20 +202,21 @@ def test_the_critic_can_learn_on_imagined_states_too():
     # From 10 the latent falls by one a step, brings itself and a hundredth, over 4, and lasts with 1/2.
     one = 1.01 * 8 / 4 + 0.8 * 0.5 * 1.01 * 7  # from 8 on, with the target critic's value of 7
     two = 1.01 * 9 / 4 + 0.8 * 0.5 * one
-    missed = 0.5 * (2.01 * 9 - two - 0.5) + 0.25 * (2.01 * 8 - one - 0.5)
+    three = 1.01 * 10 / 4 + 0.8 * 0.5 * two  # in the recorded state, what it would do itself
+    missed = (2.01 * 10 - three - 0.5) + 0.5 * (2.01 * 9 - two - 0.5) + 0.25 * (2.01 * 8 - one - 0.5)
     loss, slope = losses(value_expansion=3)
     both, both_slope = losses(value_expansion=3, imagined_starts=True)
-    assert both - loss == pytest.approx(missed / 2, rel=1e-5)
-    assert both_slope - slope == pytest.approx((0.5 * 9 + 0.25 * 8) / 2, rel=1e-5)
+    assert both - loss == pytest.approx(missed / 3, rel=1e-5)
+    assert both_slope - slope == pytest.approx((10 + 0.5 * 9 + 0.25 * 8) / 3, rel=1e-5)
     ended = losses(terminated=1.0, value_expansion=3, imagined_starts=True)
     assert ended == losses(terminated=1.0, value_expansion=3), "nothing is imagined after an end"
-    for expansion in (None, 1):
+    for expansion in (None, 0):
         with pytest.raises(SettingsError, match="imagined_starts needs"):
             make_behaviour(value_expansion=expansion, imagined_starts=True)
 
 
 @pytest.mark.parametrize("groups", [(), (2, 3)])
-def test_learning_on_imagined_states_compiles(groups):
+def test_learning_on_imagined_steps_compiles(groups):
     settings = BehaviourSettings(hidden=8, value_expansion=3, imagined_starts=True)
     model = JEPA(3, 5 if groups else 2, JEPASettings(latent_dims=4, hidden=8))
     clip = make_clip([1.0, 1.0], [0.0, 0.0], [1.0, 2.0])
