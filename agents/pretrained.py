@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError, SettingsError
+from ..core.runs import Run, holds_run
 from ..core.settings import merged
 from ..envs import ActionCodec, ObservationCodec
 from ..world_model import JEPA, JEPASettings, load_model
@@ -38,7 +40,7 @@ OPEN_SETTINGS = {
 
 
 def pretrained_model(source: JEPA | str | os.PathLike[str]) -> JEPA:
-    """Return the world model that ``source`` is or holds, on the CPU.
+    """Return the world model that ``source`` is or holds, on the CPU; of a run that is not finished, with a warning.
 
     Args:
         source: the folder of a run of ``forethought pretrain``, a file of :func:`~forethought.world_model.save_model`,
@@ -59,6 +61,8 @@ def pretrained_model(source: JEPA | str | os.PathLike[str]) -> JEPA:
                 f"{source} holds no world model ({MODEL_FILE}): give the folder of a run of forethought pretrain that "
                 "has saved one."
             )
+        if holds_run(source) and (status := Run.open(source).status) != "finished":
+            warnings.warn(f"{source} is {status}: the world model is what was saved of it last.", stacklevel=1)
     elif not path.exists() and not path.suffix:
         raise CheckpointError(f"There is no folder {source} of a pretraining run, seen from {Path.cwd()}, and no file.")
     return load_model(path)[0]

@@ -14,7 +14,9 @@ from gymnasium import spaces
 
 from forethought import JEPAAgent
 from forethought.agents.pretrain import Pretraining, PretrainingSettings
+from forethought.agents.pretrained import pretrained_model
 from forethought.core.errors import CheckpointError, SettingsError
+from forethought.core.runs import Run
 from forethought.envs import EpisodeStore
 from forethought.world_model import JEPA, JEPASettings, load_model, save_model
 
@@ -200,6 +202,19 @@ def test_an_agent_that_has_seen_nothing_takes_the_statistics_of_the_recordings(f
     assert float(agent.model.normalizer.count) == 72
     agent.learn(30)
     assert float(agent.model.normalizer.count) > 72
+
+
+def test_an_unfinished_run_is_gone_on_from_with_a_warning(model, tmp_path, recwarn):
+    with Run.create(tmp_path / "run", {}, kind="pretrain") as run:
+        save_model(model, run.folder / "model.zip")
+        run.set_status("interrupted")
+    with pytest.warns(UserWarning, match="run is interrupted: the world model is what was saved of it last"):
+        pretrained_model(tmp_path / "run")
+    with Run.open(tmp_path / "run") as run:
+        run.set_status("finished")
+    recwarn.clear()
+    pretrained_model(tmp_path / "run")
+    assert not recwarn
 
 
 def test_what_does_not_fit_the_environment_is_refused(model, folder, tmp_path):
