@@ -114,7 +114,8 @@ def read_options(arguments: Sequence[str]) -> TrainWithSettings[Any] | TrainWith
     if (world_model := _option(arguments, "--world-model")) and hasattr(agents.get(name), "set_store"):
         from ..agents.pretrained import pretrained_model, settings_from
 
-        model = settings_from(pretrained_model(world_model))
+        with warnings.catch_warnings(action="ignore"):  # the agent will say it
+            model = settings_from(pretrained_model(world_model))
         default = TrainWithSettings(TrainOptions(), settings().replace(model=model))
     options = parse(TrainWithSettings[settings], "train", arguments, description, default)  # type: ignore[valid-type]
     new = options.training.resume is None
