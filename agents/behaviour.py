@@ -19,6 +19,7 @@ imagined steps.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -67,6 +68,10 @@ class BehaviourSettings(OptimizationSettings):
     """Steps by which targets are continued in imagination, following the actor, after the first recorded step; what
     the model gets wrong about the recorded steps, as far as clips reach, is made up for. None for targets from
     recorded steps alone, which follow the actions that were explored."""
+    expansion_limit: Annotated[float, Range(gt=0)] | None = None
+    """By how much, in mean rewards per imagined step, a target may at most differ from what was recorded for what the
+    actor would have done instead; none for no limit. Beside the edge of a cliff the difference is all there is, and
+    half imagined: whether the actor would have fallen."""
     imagined_starts: bool = False
     """Whether the critic also learns on the steps that its targets imagine, as far as the model expects to get there,
     from what they bring: what the actor would do in a recorded state, where it otherwise knows what was done alone, and
@@ -282,7 +287,8 @@ class Behaviour(nn.Module):
             recorded = self._recorded_targets(rest, latents[:, 1:], end_noise)
             repeated = self._imagined(start, repeat, known, end_noise, model).return_from(0)
             whole = torch.maximum(rest.valid.prod(1), rest.terminated.amax(1))  # not where the episode was cut
-            later = later + whole * (recorded - repeated)
+            most = steps * (math.inf if self.settings.expansion_limit is None else self.settings.expansion_limit)
+            later = torch.lerp(later, recorded + (later - repeated).clamp(-most, most), whole)
         goes_on = 1 - clip.terminated[:, 0]
         return path, clip.rewards[:, 0] / self.reward_scale + self.settings.discount * goes_on * later
 
