@@ -33,10 +33,15 @@ class Countdown:
 
 
 def imagined_target(
-    clip: Clip, imagined: int, error: float = 0.0, action: float = 0.0, reward_scale: float = 1.0
+    clip: Clip,
+    imagined: int,
+    error: float = 0.0,
+    action: float = 0.0,
+    reward_scale: float = 1.0,
+    limit: float | None = None,
 ) -> float:
     """Return the target of latents 5, 10, 20 and 30 for an actor that takes one action everywhere."""
-    behaviour = make_behaviour(value_expansion=imagined)
+    behaviour = make_behaviour(value_expansion=imagined, expansion_limit=limit)
     behaviour.target_critic = ConstantCritic()
     behaviour.reward_scale.fill_(reward_scale)
     behaviour.target_actor.layers[-1].weight.data.zero_()
@@ -117,6 +122,20 @@ def test_of_the_model_only_what_other_actions_change_counts_beside_recorded_step
     recorded = 1 + 0.5 * (2 + 0.5 * 4 + 0.25 * 30)
     other = 0.5 * (0.8 + 0.5 * 0.5 * 0.8)  # two steps, the second reached with probability one half
     assert imagined_target(clip, 2, error, action=0.8) == pytest.approx(recorded + other)
+
+
+@pytest.mark.parametrize(("limit", "believed"), [(0.2, 0.4), (0.49, 0.98), (0.51, 1.0), (None, 1.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_other_actions_change_is_believed_up_to_a_limit_per_imagined_step(limit, believed, sign):
+    clip = make_clip([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 4.0])
+    recorded = 1 + 0.5 * (2 + 0.5 * 4 + 0.25 * 30)
+    target = imagined_target(clip, 2, action=0.8 * sign, limit=limit)
+    assert target == pytest.approx(recorded + 0.5 * believed * sign)
+
+
+def test_no_limit_holds_where_nothing_was_recorded_to_the_end():
+    cut = make_clip([1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 200.0, 400.0])
+    assert imagined_target(cut, 2, limit=0.1) == imagined_target(cut, 2)
 
 
 def test_after_a_recorded_end_both_imaginations_go_on_alike():
