@@ -269,7 +269,7 @@ class Behaviour(nn.Module):
 
         They are corrected by what the model gets wrong about the recorded steps: by how much the recorded return
         exceeds what it imagines for the recorded actions. Errors that both imaginations share cancel; where the actor
-        would have acted as recorded, the recorded return is what remains.
+        would have acted as recorded, the recorded return remains, and no target strays from it beyond expansion_limit.
         """
         start, steps, end_noise = latents[:, 1], noise.shape[1] - 1, noise[:, -1]
 

@@ -16,7 +16,7 @@ from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .published import Published
 from .results import read_results
-from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line, resolved_settings, up_to
+from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line, not_beyond, resolved_settings
 from .stage import isolated_generators
 from .summary import Summary, summarise
 
@@ -119,8 +119,8 @@ class CompareSettings(Settings):
         return self.replace(
             steps=steps,
             evaluations=evaluations,
-            planners_at=up_to(steps, self.planners_at),
-            simulator_at=up_to(steps, self.simulator_at),
+            planners_at=not_beyond(steps, self.planners_at),
+            simulator_at=not_beyond(steps, self.simulator_at),
         )
 
     def runs(self) -> list[TrainSettings]:
@@ -137,8 +137,8 @@ class CompareSettings(Settings):
                 steps=steps(task),
                 seed=seed,
                 evaluations=self.evaluations,
-                planners_at=up_to(steps(task), self.planners_at),
-                simulator_at=up_to(steps(task), self.simulator_at),
+                planners_at=not_beyond(steps(task), self.planners_at),
+                simulator_at=not_beyond(steps(task), self.simulator_at),
                 episodes=self.episodes,
                 evaluation_seed=self.evaluation_seed,
                 device=self.device,

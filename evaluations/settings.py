@@ -20,7 +20,7 @@ Evaluations = Annotated[int, Range(ge=1, le=10_000)]
 Episodes = Annotated[int, Range(ge=1, le=10_000)]
 
 
-def up_to(last: int, steps: Iterable[int]) -> tuple[int, ...]:
+def not_beyond(last: int, steps: Iterable[int]) -> tuple[int, ...]:
     """Return those of ``steps`` that are not beyond the last one."""
     return tuple(step for step in steps if step <= last)
 
@@ -98,8 +98,8 @@ class TrainSettings(Settings):
         begun = longer.replace(
             steps=self.steps,
             evaluations=self.evaluations,
-            planners_at=up_to(self.steps, longer.planners_at),
-            simulator_at=up_to(self.steps, longer.simulator_at),
+            planners_at=not_beyond(self.steps, longer.planners_at),
+            simulator_at=not_beyond(self.steps, longer.simulator_at),
         )
         return bool(as_json(self.to_dict()) == as_json(begun.to_dict()))
 

@@ -280,9 +280,8 @@ class JEPA(nn.Module):
         if not plain or s.target == "both" or s.regularize != "nothing" or s.prediction != "open_loop":
             latents: Tensor = self.encoder(normal)
             return latents
-        first = self.encoder(
-            normal[:, :1]
-        )  # before the others: autocast keeps what it has cast, with gradients or without
+        # This one first: autocast keeps the weights that it has cast, with gradients or without.
+        first = self.encoder(normal[:, :1])
         with torch.no_grad():
             later = self.encoder(normal[:, 1:])
         return torch.cat([first, later], 1)
