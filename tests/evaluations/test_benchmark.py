@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from forethought import make_agent
 from forethought.agents.registry import agents
 from forethought.core.clip import Clip
 from forethought.core.errors import SettingsError
+from forethought.envs import make_env
 from forethought.evaluations import benchmark
 from forethought.evaluations.benchmark import available_benchmarks, read_benchmark
+from forethought.evaluations.true_simulator import TrueSimulator
 
 SMALL = {"model": {"latent_dims": 8, "hidden": 16, "directions": 8}, "behaviour": {"hidden": 16}}
 
@@ -39,6 +42,15 @@ def test_every_agent_of_every_benchmark_can_be_built_on_all_of_its_tasks(name):
     for run in asked.runs():
         if run.seed == 0:
             make_agent(run.agent, run.task, **run.agent_settings)
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date")  # Gymnasium, of version 4
+@pytest.mark.parametrize("name", ["mujoco-v4", "mujoco-v5"])
+def test_plans_can_be_tried_out_in_the_true_simulator_where_that_is_asked_for(name):
+    asked = read_benchmark(name)
+    assert asked.simulator_at == (50_000, 100_000)
+    for task in asked.tasks:
+        TrueSimulator(partial(make_env, task)).close()
 
 
 def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
