@@ -59,14 +59,17 @@ def check_environment(env: str | Factory, steps: int = 500) -> list[Check]:
         steps: random steps to take.
 
     Returns:
-        The findings in order; each note stands in the first that it came up in.
+        The findings in order; each note stands in the first that it came up in. Where it cannot be built, or its spaces
+        are not understood, that is the last.
 
     Raises:
         UnknownNameError: for an unknown id.
     """
     factory: Factory = (lambda: make_env(env)) if isinstance(env, str) else env
-    checks = [_run("building", _build, factory), _run("spaces", _spaces, factory)]
-    if all(check.ok for check in checks):
+    checks = [_run("building", _build, factory)]
+    if checks[-1].ok:
+        checks.append(_run("spaces", _spaces, factory))
+    if checks[-1].ok:
         checks += [
             _run("Gymnasium's checker", _gymnasium, factory),
             _run("finite values", _finite, factory, steps),
