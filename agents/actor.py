@@ -41,8 +41,8 @@ class DeterministicActor(nn.Module):
         actions: Tensor = self.layers(latents)
         return actions.float()
 
-    def explore(self, latents: Tensor, noise: Tensor, amount: float) -> Tensor:
-        """Return actions (..., A) disturbed by ``amount`` times standard normal ``noise`` (..., A)."""
+    def explore(self, latents: Tensor, noise: Tensor, amount: float | Tensor) -> Tensor:
+        """Return actions (..., A) disturbed by ``amount`` (..., 1) times standard normal ``noise`` (..., A)."""
         return (self(latents) + amount * noise).clamp(-1, 1)
 
     def surprise(self, latents: Tensor, actions: Tensor, amount: float) -> Tensor:
@@ -88,13 +88,13 @@ class CategoricalActor(nn.Module):
         logits = self._logits(latents)
         return torch.cat([F.one_hot(part.argmax(-1), part.shape[-1]) for part in logits], -1).to(latents.dtype)
 
-    def explore(self, latents: Tensor, noise: Tensor, amount: float) -> Tensor:
+    def explore(self, latents: Tensor, noise: Tensor, amount: float | Tensor) -> Tensor:
         """Return sampled one-hots (..., A), each group uniform with probability ``amount``.
 
         Args:
             latents: (..., D).
             noise: (..., A) standard normal, turned into the uniforms and Gumbels that sampling needs.
-            amount: probability of a uniform choice.
+            amount: probability (..., 1) of a uniform choice.
         """
         sampled = []
         for logits, normal in zip(self._logits(latents), noise.split(self.groups, -1), strict=True):
@@ -146,7 +146,7 @@ class CategoricalActor(nn.Module):
         return critic(repeated, self.joint_actions.expand(*latents.shape[:-1], *self.joint_actions.shape))
 
 
-def _mixed(logits: Tensor, amount: float) -> Tensor:
+def _mixed(logits: Tensor, amount: float | Tensor) -> Tensor:
     """Return probabilities (..., C): those of ``logits`` (..., C), and equal ones with probability ``amount``."""
     return (1 - amount) * logits.softmax(-1) + amount / logits.shape[-1]
 

@@ -158,7 +158,11 @@ class Controller:
 
     @torch.no_grad()
     def act(
-        self, state: ControllerState, observations: Tensor, reset: NDArray[np.bool_], explore: float | None = None
+        self,
+        state: ControllerState,
+        observations: Tensor,
+        reset: NDArray[np.bool_],
+        explore: float | NDArray[np.float64] | None = None,
     ) -> tuple[Tensor, ControllerState]:
         """Choose one environment action per environment.
 
@@ -166,8 +170,9 @@ class Controller:
             state: from :meth:`initial_state` or the last call.
             observations: (B, O).
             reset: (B,) where a new episode begins: warm start and plan being executed are forgotten.
-            explore: disturb the actions by this much, from each environment's own seed; ``None`` for not at all. A
-                planner that does not search explores as its actor does, any other around what it planned.
+            explore: disturb the actions by this much, all alike or (B,), from each environment's own seed; ``None``
+                for not at all. A planner that does not search explores as its actor does, any other around what it
+                planned.
 
         Returns:
             ``(actions (B, a), state)``.
@@ -184,11 +189,12 @@ class Controller:
             state = self._observe(state, observations, reset, observed)
         due = np.flatnonzero(left == 0)
         proposing = explore is not None and self.actor is not None and not self.planner.searches
+        amounts = None if explore is None else torch.tensor(np.broadcast_to(explore, len(left))).to(state.queue)
         if len(due):
-            state = self._replan(state, due, explore if proposing else None)
+            state = self._replan(state, due, amounts if proposing else None)
         actions = state.queue[:, 0]
-        if explore is not None and not proposing:
-            actions = self._disturb(state, actions, explore)
+        if amounts is not None and not proposing:
+            actions = self._disturb(state, actions, amounts)
         executed = torch.cat([state.executed[:, 1:], actions.unsqueeze(1)], 1)
         return actions, replace(state, queue=state.queue.roll(-1, 1), left=state.left - 1, executed=executed)
 
@@ -202,11 +208,12 @@ class Controller:
         )
         return replace(state, latent=state.latent.put(index, seen))
 
-    def _replan(self, state: ControllerState, rows: NDArray[np.int64], explore: float | None) -> ControllerState:
+    def _replan(self, state: ControllerState, rows: NDArray[np.int64], amounts: Tensor | None) -> ControllerState:
         index = torch.from_numpy(rows).to(state.queue.device)
         latent, warm = state.latent.select(index), state.plan.select(rows)
         objective = self.objective(latent) if state.goal is None else self.objective(latent, state.goal[index])
-        plan = _sound(self.planner.plan(objective, warm, self._propose(latent, warm, explore)), warm)
+        proposals = self._propose(latent, warm, None if amounts is None else amounts[index])
+        plan = _sound(self.planner.plan(objective, warm, proposals), warm)
         executed = plan.actions[:, : self.execute]
         if self.possible is not None:
             executed = self.possible.project(executed)
@@ -219,16 +226,16 @@ class Controller:
             left=left,
         )
 
-    def _propose(self, latent: LatentState, warm: PlanState, explore: float | None) -> Tensor | None:
+    def _propose(self, latent: LatentState, warm: PlanState, amounts: Tensor | None) -> Tensor | None:
         """Return plans (B, P, H, A) that the actor would follow in the model, or ``None`` without an actor.
 
-        The first follows it exactly, or exploring where the planner does nothing but follow it.
+        The first follows it exactly, or exploring by ``amounts`` (B,) where the planner does nothing but follow it.
         """
         if self.actor is None or self.proposals == 0:
             return None
         horizon, dims, count = self.planner.horizon, self.planner.spec.dims, self.proposals
         noise = None
-        if count > 1 or explore is not None:
+        if count > 1 or amounts is not None:
             seeds = tuple(derive_seed(seed, "proposals") for seed in warm.seeds)
             noise = draw_noise(seeds, warm.ticks, (count, horizon, dims), latent.latents.device)
         state = latent.candidates(count)
@@ -236,38 +243,38 @@ class Controller:
         for step in range(horizon):
             actions = self.actor(state.latents)
             if noise is not None:
-                amount = self.proposal_noise if explore is None else explore
+                amount = self.proposal_noise if amounts is None else amounts[:, None, None]
                 disturbed = self.actor.explore(state.latents, noise[:, :, step], amount)
-                actions = disturbed if explore is not None else torch.cat([actions[:, :1], disturbed[:, 1:]], 1)
+                actions = disturbed if amounts is not None else torch.cat([actions[:, :1], disturbed[:, 1:]], 1)
             actions = self._bounded(actions)
             plan.append(actions)
             if step + 1 < horizon:
                 state = self.model.step(state, actions, disagreement=False).state
         return torch.stack(plan, 2)
 
-    def _disturb(self, state: ControllerState, actions: Tensor, amount: float) -> Tensor:
-        """Return ``actions`` (B, a) explored around, with noise from each environment's own seed and tick."""
+    def _disturb(self, state: ControllerState, actions: Tensor, amounts: Tensor) -> Tensor:
+        """Return ``actions`` (B, a) disturbed by ``amounts`` (B,), with noise from each environment's seed and tick."""
         seeds = tuple(derive_seed(s, "explore", int(n)) for s, n in zip(state.plan.seeds, state.left, strict=True))
         noise = draw_noise(seeds, state.plan.ticks, (1, 1, actions.shape[-1]), actions.device)[:, 0, 0]
         if not self.planner.spec.discrete:
-            return self._bounded(actions + amount * noise)
-        return self._resample(actions, noise, amount)
+            return self._bounded(actions + amounts[:, None] * noise)
+        return self._resample(actions, noise, amounts[:, None])
 
     def _bounded(self, actions: Tensor) -> Tensor:
         """Return actions (..., a) of one environment step, or of a block, within the planner's bounds."""
         spec, dims = self.planner.spec, actions.shape[-1]
         return actions if spec.discrete else torch.clamp(actions, spec.low[:dims], spec.high[:dims])
 
-    def _resample(self, actions: Tensor, noise: Tensor, amount: float) -> Tensor:
-        """Return one-hots ``actions`` (B, a) with each group replaced, with probability ``amount``, by another."""
+    def _resample(self, actions: Tensor, noise: Tensor, amounts: Tensor) -> Tensor:
+        """Return one-hots ``actions`` (B, a), each group replaced by another with probability ``amounts`` (B, 1)."""
         spec = self.planner.spec
         per_step = spec.groups[: len(spec.groups) // self.block]
         mixed = []
         for hot, normal in zip(actions.split(per_step, -1), noise.split(per_step, -1), strict=True):
             uniform = (0.5 * (1 + torch.erf(normal[:, :1] / 2**0.5))).clamp(0, 1 - 1e-7)
-            choice = (uniform / max(amount, 1e-9) * hot.shape[-1]).long().clamp(max=hot.shape[-1] - 1)
+            choice = (uniform / amounts.clamp(min=1e-9) * hot.shape[-1]).long().clamp(max=hot.shape[-1] - 1)
             other = torch.nn.functional.one_hot(choice[:, 0], hot.shape[-1]).to(hot.dtype)
-            mixed.append(torch.where(uniform < amount, other, hot))
+            mixed.append(torch.where(uniform < amounts, other, hot))
         return torch.cat(mixed, -1)
 
 

@@ -74,6 +74,7 @@ class OnlineTraining:
         self.sampling = numpy_generator(agent.seed, "sampling")
         self.recovery = Recovery(agent)
         self.control: ControllerState | None = None
+        self.amounts = np.zeros(environments.num_envs)  # by which each explores until its episode ends
         self.in_control = False  # not while actions are random
         self.steps = 0
         self.owed = 0.0
@@ -97,7 +98,7 @@ class OnlineTraining:
     def move_to(self, environments: Environments) -> None:
         """Go on in other environments, with the experience, counters and streams so far."""
         self.environments = environments
-        self.store = self.store.moved_to(environments.num_envs)
+        self.store, self.amounts = self.store.moved_to(environments.num_envs), np.zeros(environments.num_envs)
         self.control = None
 
     def begin(self) -> None:
@@ -156,9 +157,18 @@ class OnlineTraining:
         observations = torch.from_numpy(environments.observations).to(self.agent.device)
         begins = environments.started | (not self.in_control)  # it has not seen what happened before
         self.in_control = True
+        self._draw_amounts(begins)
         with memory_explained("planning an action", "acting.budget or num_envs"):
-            actions, self.control = policy.controller.act(self.control, observations, begins, policy.exploration)
+            actions, self.control = policy.controller.act(self.control, observations, begins, self.amounts)
         return actions.cpu().numpy()
+
+    def _draw_amounts(self, begins: np.ndarray) -> None:
+        """Draw by how much the environments that begin an episode (B,) explore in it."""
+        usual, spread = self.agent.acting_policy.exploration, self.agent.settings.exploration_spread
+        self.amounts[begins] = usual
+        if spread and begins.any():
+            share = self.exploration.uniform(-spread, spread, int(begins.sum()))
+            self.amounts[begins] = (usual * (1 + share)).clip(0, 1)
 
     def learn(self, updates: int) -> None:
         """Update model, critic and actor ``updates`` times from the store.
@@ -272,6 +282,7 @@ class OnlineTraining:
             "store": _tensors(self.store.standing()),
             "environments": self.environments.state_dict(),
             "control": self.control.to_tree(),
+            "amounts": torch.tensor(self.amounts),
             "streams": {name: getattr(self, name).bit_generator.state for name in ("exploration", "sampling")},
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "episodes": list(self.episodes),
@@ -299,6 +310,8 @@ class OnlineTraining:
         self.unlogged = dict(state["unlogged"])
         exact = self.environments.load_state_dict(state["environments"])
         self.control = self.agent.acting_policy.controller.restore_state(state["control"])
+        usual = torch.full((self.environments.num_envs,), self.agent.acting_policy.exploration, dtype=torch.float64)
+        self.amounts = state.get("amounts", usual).numpy().copy()  # before they were drawn, all were the same
         if not exact:
             self.store.begin(self.environments.observations)
         return exact

@@ -100,7 +100,7 @@ def _bare_actor() -> PlanningSettings:
 class JEPAAgentSettings(Settings):
     """Settings of a :class:`~forethought.JEPAAgent`."""
 
-    BEFORE = {"episode_share": None}
+    BEFORE = {"episode_share": None, "exploration_spread": 0.0}
 
     model: JEPASettings = field(default_factory=JEPASettings)
     """The world model; where observations are images and it has no vision, it is given one that fits them."""
@@ -119,6 +119,10 @@ class JEPAAgentSettings(Settings):
     exploration: Annotated[float, Range(ge=0, le=1)] = 0.2
     """Afterwards: standard deviation of the noise on continuous actions in [-1, 1]; for discrete ones, the share of
     uniform choices in what is drawn from the actor, or in what a searching planner chose."""
+    exploration_spread: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """How much that differs from episode to episode: each draws its own, by up to this share less or more (1 at most).
+    With 1, some are hardly disturbed, and what the actor does by itself is tried, too; where disturbances end episodes,
+    most steps are those of the calm ones. 0 for all alike."""
     episode_share: Annotated[float, Range(gt=0, le=1)] | None = 0.02
     """Largest share of all steps so far that one episode takes while learning (100 steps are always allowed): longer
     ones are cut, which is not taken for their end, and fresh ones begin. Otherwise the first few episodes, and with
