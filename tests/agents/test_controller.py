@@ -232,6 +232,15 @@ def test_exploration_draws_from_each_environments_own_seed(discrete):
         assert first.abs().max() <= 1
 
 
+@pytest.mark.parametrize(("planner", "discrete"), [("policy", False), ("icem", False), ("categorical_cem", True)])
+def test_each_environment_explores_by_an_amount_of_its_own(planner, discrete):
+    controller = make_controller(planner, discrete=discrete)
+    mixed = run(controller, [8, 9], explore=np.array([0.0, 0.5]), steps=30)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(mixed[:, 0], run(controller, [8, 9], explore=None, steps=30)[:, 0], **close)
+    torch.testing.assert_close(mixed[:, 1], run(controller, [8, 9], explore=0.5, steps=30)[:, 1], **close)
+
+
 @pytest.mark.parametrize(("amount", "expected"), [(0.0, 0.0), (0.6, 0.6 * 2 / 3), (1.0, 2 / 3)])
 def test_discrete_exploration_replaces_as_often_as_asked(amount, expected):
     torch.manual_seed(0)

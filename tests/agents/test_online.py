@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 
 from forethought import JEPAAgent
-from forethought.agents.online import CATCH_UP
+from forethought.agents.online import CATCH_UP, OnlineTraining
 from forethought.world_model import measure_health
 
 from .conftest import Target, Toy, same
@@ -66,6 +66,47 @@ def test_noise_goes_on_from_one_learn_to_the_next(small):
     assert agent._require_training().control.plan.ticks[0] == ticks + 10
 
 
+def amounts_of(small, space, **settings):
+    """Return by how much each of two environments explored at each step, and where their episodes began."""
+    agent, drawn, begun = JEPAAgent(lambda: Target(space, length=5), **small | {"num_envs": 2} | settings), [], []
+
+    def note(local, _):
+        training = local["self"]._require_training()
+        if training.in_control:
+            drawn.append(training.amounts.copy())
+            begun.append(training.environments.started.copy())
+        return True
+
+    agent.learn(600, note)
+    return np.array(drawn), np.array(begun)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
+@pytest.mark.parametrize(("exploration", "low", "high"), [(0.2, 0.1, 0.3), (0.8, 0.4, 1.0)])
+def test_each_episode_draws_by_how_much_it_is_disturbed(space, exploration, low, high, small):
+    updates = {"updates_per_step": 0.01, "exploration": exploration}
+    drawn, begun = amounts_of(small, space, exploration_spread=0.5, **updates)
+    changed = drawn[1:] != drawn[:-1]
+    assert changed.any(0).all()
+    assert not (changed & ~begun[:-1]).any()  # only where an episode begins
+    assert drawn.min() == pytest.approx(low, abs=0.03)
+    assert drawn.max() == pytest.approx(high, abs=0.03)
+    assert (drawn[:, 0] != drawn[:, 1]).any()
+    assert (amounts_of(small, space, **updates)[0] == exploration).all()
+
+
+def test_a_checkpoint_from_before_amounts_were_drawn_goes_on(small, monkeypatch):
+    agent, whole = JEPAAgent(Target, **small).learn(34), OnlineTraining.state
+    older = {name: part for name, part in whole(agent._require_training()).items() if name != "amounts"}
+    monkeypatch.setattr(OnlineTraining, "state", lambda _: older)
+    checkpoint = agent.checkpoint()
+    resumed = JEPAAgent(Target, **small)
+    assert resumed.restore(checkpoint)
+    for one in (agent, resumed):
+        one.learn(20, reset_num_timesteps=False)
+    assert same(agent, resumed)
+
+
 def test_one_skipped_update_does_not_spoil_the_logged_losses(small):
     agent = JEPAAgent(Target, **small).learn(40)
     training = agent._require_training()
@@ -96,11 +137,12 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
         {"num_envs": 2, "episode_share": 0.125, "model": {"latent_dims": 8, "hidden": 16, "block": 2}}
         | {"behaviour": {"hidden": 16, "value_expansion": 4}},
         {"behaviour": {"hidden": 16, "critic_bins": 21}, "fading": 0.1},
+        {"num_envs": 2, "exploration_spread": 1.0},
     ],
     ids=[
         *("one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"),
         *("recorded targets and whole episodes", "two environments, blocks, longer imagination and episodes"),
-        "distributions of values and experience that fades",
+        *("distributions of values and experience that fades", "two environments, disturbed by amounts of their own"),
     ],
 )
 def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small, monkeypatch):
