@@ -73,15 +73,16 @@ def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
     }
 
 
-def test_levers_change_one_thing_each():
-    asked = read_benchmark("levers")
+def changes(name):
+    """Return the settings of a benchmark's plain agent, and by which each of the others differs from it."""
     settings = {
-        run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).settings.to_dict() for run in asked.runs()
+        run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).settings.to_dict()
+        for run in read_benchmark(name).runs()
     }
-    plain = settings["plain"]
-    assert plain["planning"]["planner"] == "policy"
+    plain = settings.pop("plain")
+    assert plain["planning"]["planner"] == "policy"  # all are judged by their bare actors
 
-    def changes(ours):
+    def changed(ours):
         groups = [group for group in ours if isinstance(ours[group], dict) and group != "acting"]
         inner = {
             f"{group}.{part}": value
@@ -91,8 +92,13 @@ def test_levers_change_one_thing_each():
         }
         return inner | {part: ours[part] for part in ours if part not in groups and ours[part] != plain[part]}
 
+    return plain, {variant: changed(ours) for variant, ours in settings.items()}
+
+
+def test_levers_change_one_thing_each():
+    plain, changed = changes("levers")
     acting = plain["acting"] | {"planner": "auto", "horizon": 3, "budget": 32, "proposals": 8}
-    assert {name: changes(one) for name, one in settings.items() if name != "plain"} == {
+    assert changed == {
         "recorded_targets": {"behaviour.value_expansion": None},
         "whole_episodes": {"episode_share": None},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
@@ -108,6 +114,20 @@ def test_levers_change_one_thing_each():
         "planned_acting": {"acting": acting},
         "slow_average": {"behaviour.averaging_rate": 1e-3},
         "quiet": {"exploration": 0.1},
+    }
+
+
+def test_own_actions_change_who_tells_the_actor_and_nothing_else():
+    plain, changed = changes("own-actions")
+    assert (plain["behaviour"]["expansion_limit"], plain["exploration_spread"]) == (None, 0.0)
+    sigreg = {"model.regularize": "latent", "model.latent_form": "free", "model.target": "both"}
+    assert changed == {
+        "climb_1": {"behaviour.actor_expansion": 1},
+        "climb_1_sigreg": {"behaviour.actor_expansion": 1} | sigreg,
+        "imagined_starts": {"behaviour.imagined_starts": True},
+        "limited_targets": {"behaviour.expansion_limit": 3.0},
+        "varied_noise": {"exploration_spread": 1.0},
+        "recorded_targets": {"behaviour.value_expansion": None},
     }
 
 
