@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from forethought.core.errors import ForethoughtError, SettingsError
-from forethought.core.settings import Range, Settings
+from forethought.core.settings import Range, Settings, parse_assignment
 
 
 @dataclass(frozen=True)
@@ -161,3 +161,15 @@ def test_any_input_gives_settings_or_a_settings_error(data: dict[str, Any]) -> N
     else:
         assert settings.samples >= 1
         assert 0 < settings.rate < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("none", None), ("None", None), ("true", True), ("False", False), ("1e-3", 1e-3), ("(1, 2)", (1, 2))),
+        *(("'none'", "none"), ("nONE", "nONE"), ("cem", "cem"), ("a=b", "a=b"), ("", "")),
+    ],
+)
+def test_assignments_are_read_as_they_are_written_elsewhere(text, value):
+    name, read = parse_assignment(f"some-name={text}")
+    assert (name, read, type(read)) == ("some_name", value, type(value))

@@ -80,6 +80,20 @@ def test_the_planner_called_policy_is_the_actor_alone(options, planner, proposal
     assert (planning["planner"], planning["proposals"]) == (planner, proposals)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--episode-share", "none", "--behaviour.value-expansion", "none"],
+        ["--episode-share=none", "--behaviour.value_expansion=None"],
+        ["--episode-share", "None", "--behaviour.value-expansion", "NONE"],
+    ],
+)
+def test_what_is_none_may_be_written_as_messages_and_benchmarks_write_it(options):
+    settings = read_options(["Pendulum-v1", *options]).agent_settings()
+    assert settings["episode_share"] is None
+    assert settings["behaviour"]["value_expansion"] is None
+
+
 def test_options_reach_the_run_and_its_config(trained):
     config = Run.open(trained).config
     assert (config["task"], config["agent"], config["steps"]) == ("Pendulum-v1", "jepa", 60)

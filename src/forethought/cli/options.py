@@ -48,7 +48,7 @@ def parse(
                 options,
                 prog=f"forethought {command}",
                 description=description or None,
-                args=arguments,
+                args=_with_none(arguments),
                 default=tyro.MISSING_NONPROP if default is None else default,
                 config=(tyro.conf.AvoidSubcommands,),  # settings that are none by default stay so
             )
@@ -63,6 +63,19 @@ def parse(
         raise SettingsError(_in_one_sentence(errors.getvalue(), command))
     sys.stdout.write(help_text.getvalue())
     raise ended
+
+
+def _with_none(arguments: Sequence[str]) -> list[str]:
+    """Return ``arguments`` with an option's "none", as settings say it everywhere else, spelt as tyro does."""
+    spelt, option = [], False
+    for argument in arguments:
+        name, equals, value = argument.rpartition("=")
+        names_option = argument.startswith("--")
+        if value.lower() == "none" and (option if not equals else names_option):
+            argument = f"{name}{equals}None"
+        spelt.append(argument)
+        option = names_option and "=" not in argument
+    return spelt
 
 
 def _in_one_sentence(box: str, command: str) -> str:

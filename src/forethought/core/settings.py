@@ -257,6 +257,8 @@ def _numbers(value: Any) -> list[float]:
 def parse_assignment(text: str, context: str = "") -> tuple[str, Any]:
     """Split ``NAME=VALUE``; the value is a Python literal where it reads as one, else the text itself.
 
+    none, true and false may be small, as on the command line and in TOML.
+
     Args:
         text: is split.
         context: begins the message where it cannot be.
@@ -267,8 +269,9 @@ def parse_assignment(text: str, context: str = "") -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise SettingsError(f"{context}{text!r} is not of the form NAME=VALUE.")
+    literal = value.capitalize() if value in ("none", "true", "false") else value
     try:
-        return name.replace("-", "_"), ast.literal_eval(value)
+        return name.replace("-", "_"), ast.literal_eval(literal)
     except (ValueError, SyntaxError):
         return name.replace("-", "_"), value
 
