@@ -52,10 +52,15 @@ class DeterministicActor(nn.Module):
         """
         return 0.5 * ((actions - self(latents)) / amount).square().sum(-1)
 
-    def objective(self, latents: Tensor, critic: StateActionValue) -> tuple[Tensor, Tensor]:
-        """Return what to maximise (B,) and a penalty (B,) that keeps the squashing away from saturation."""
+    def objective(
+        self, latents: Tensor, critic: StateActionValue, noise: Tensor, spread: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return what to maximise (B,) and a penalty (B,) that keeps the squashing away from saturation.
+
+        The critic judges actions disturbed by ``spread`` times standard normal ``noise`` (B, A).
+        """
         before = self.pre_activation(latents)
-        return critic(latents, before.tanh()).mean(0), before.square().mean(-1)
+        return critic(latents, (before.tanh() + spread * noise).clamp(-1, 1)).mean(0), before.square().mean(-1)
 
     def expected_value(self, latents: Tensor, critic: StateActionValue, noise: Tensor, spread: float) -> Tensor:
         """Return the ensemble's values (E, B) of acting by this policy, smoothed over nearby actions.
@@ -121,8 +126,13 @@ class CategoricalActor(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             return (torch.cat(parts, -1) @ self.joint_actions.T).log_softmax(-1)
 
-    def objective(self, latents: Tensor, critic: StateActionValue) -> tuple[Tensor, Tensor]:
-        """Return what to maximise (B,), the expected value over actions plus entropy, and no penalty (B,)."""
+    def objective(
+        self, latents: Tensor, critic: StateActionValue, noise: Tensor, spread: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return what to maximise (B,), the expected value over actions plus entropy, and no penalty (B,).
+
+        There is no noise to average over: the expectation is exact.
+        """
         log_probabilities = self.log_probabilities(latents)
         probabilities = log_probabilities.exp()
         values = self._values(latents, critic).mean(0)

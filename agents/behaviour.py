@@ -35,6 +35,7 @@ from ..core.settings import Range, Width
 from ..world_model import JEPA, ComputeSettings, LatentState, Optimization, OptimizationSettings
 from .actor import CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
+from .imagining import ImaginedPath
 from .objective import RewardKind, reward_of
 
 DISAGREEMENT_MEMORY = 100
@@ -45,7 +46,7 @@ DISAGREEMENT_MEMORY = 100
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
-    BEFORE = {"value_expansion": None, "averaging_rate": 1.0}
+    BEFORE = {"value_expansion": None, "averaging_rate": 1.0, "actor_smoothing": 0.0}
 
     reward: RewardKind = "task"
     """What actor and critic are to collect: the reward of the task; or the disagreement of the model's ensemble, which
@@ -85,6 +86,9 @@ class BehaviourSettings(OptimizationSettings):
     """Share of the way that the acting copy moves towards the actor at every update; 1 for the actor itself."""
     smoothing: Annotated[float, Range(ge=0, le=2)] = 0.2
     """Spread of the noise on target actions (continuous actions)."""
+    actor_smoothing: Annotated[float, Range(ge=0, le=2)] = 0.0
+    """Spread of the noise on the actions that the critic judges for the actor (continuous actions): it then climbs the
+    mean over nearby ones, of which the critic knows as far as exploring goes, and not the ripples between them."""
     saturation_penalty: Annotated[float, Range(ge=0, le=1e6)] = 1e-3
     """Weight of the penalty on the actor's squared pre-activations (continuous actions)."""
     entropy: Annotated[float, Range(ge=0, le=1e6)] = 0.02
@@ -226,12 +230,15 @@ class Behaviour(nn.Module):
         critic_loss = missed.mean()
         if self.settings.imagined_starts and path is not None:
             critic_loss = critic_loss + self._imagined_loss(path, 1 - clip.terminated[:, 0])
-        gain, saturation = self._climbed(first, model)
+        gain, saturation = self._climbed(first, noise[:, 0], model)
         actor_loss = (self.settings.saturation_penalty * saturation - gain).mean()
         return critic_loss, actor_loss, values.mean()
 
-    def _climbed(self, latents: Tensor, model: JEPA) -> tuple[Tensor, Tensor]:
-        """Return what the actor climbs from ``latents`` (B, D), and its penalty (B,); see ``actor_expansion``."""
+    def _climbed(self, latents: Tensor, noise: Tensor, model: JEPA) -> tuple[Tensor, Tensor]:
+        """Return what the actor climbs from ``latents`` (B, D), and its penalty (B,); see ``actor_expansion``.
+
+        What the critic judges is disturbed by standard normal ``noise`` (B, A); see ``actor_smoothing``.
+        """
         steps, kind = self.settings.actor_expansion, self.settings.reward
         total = penalty = latents.new_zeros(len(latents))
         weight = total + 1
@@ -244,7 +251,7 @@ class Behaviour(nn.Module):
             penalty = penalty + before.square().mean(-1)
             weight = weight * self.settings.discount * step.continues[:, 0]
             latents = step.state.latents[:, 0].float()
-        value, last = self.actor.objective(latents, self.target_critic)
+        value, last = self.actor.objective(latents, self.target_critic, noise, self.settings.actor_smoothing)
         return total + weight * value, (penalty + last) / (steps + 1)
 
     @torch.no_grad()
@@ -352,39 +359,6 @@ class Behaviour(nn.Module):
         for critic in (self.critic, self.target_critic):
             critic.rescale(change)
         self.reward_scale.fill_(size)
-
-
-@dataclass(frozen=True)
-class ImaginedPath:
-    """Imagined steps, one entry of a list for each, rewards in units of the reward scale.
-
-    Attributes:
-        latents: (B, D) before each step.
-        actions: (B, A).
-        rewards, continues: (B,).
-        end: (B,), the value of what follows the last.
-        discount: per step.
-    """
-
-    latents: list[Tensor]
-    actions: list[Tensor]
-    rewards: list[Tensor]
-    continues: list[Tensor]
-    end: Tensor
-    discount: float
-
-    @property
-    def steps(self) -> int:
-        """How many there are."""
-        return len(self.rewards)
-
-    def return_from(self, first: int) -> Tensor:
-        """Return what the steps from ``first`` on bring (B,), and what follows, as far as the episode is to last."""
-        total, weight = torch.zeros_like(self.end), torch.ones_like(self.end)
-        for reward, continues in zip(self.rewards[first:], self.continues[first:], strict=True):
-            total = total + weight * reward
-            weight = weight * self.discount * continues
-        return total + weight * self.end
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from forethought.agents.actor import JOINT_ACTIONS_LIMIT, CategoricalActor
+from forethought.agents.actor import JOINT_ACTIONS_LIMIT, CategoricalActor, DeterministicActor
 from forethought.agents.behaviour import Behaviour, BehaviourSettings
 from forethought.agents.critic import CriticEnsemble
 from forethought.agents.objective import RewardObjective
@@ -106,13 +107,45 @@ def test_the_acting_copy_is_the_mean_of_the_actor_until_its_rate_is_reached(rate
     assert not torch.equal(actors[-1], actors[-2])
 
 
+def test_a_smoothed_actor_climbs_the_hill_and_not_its_ripples():
+    actor, latents = DeterministicActor(4, 1, 8), torch.zeros(4096, 4)
+    with torch.no_grad():
+        actor.layers[-1].bias.fill_(math.atanh(math.pi / 50))  # where a ripple falls most steeply
+        actor.layers[-1].weight.zero_()
+    noise = torch.randn(4096, 1, generator=torch.Generator().manual_seed(0))
+
+    def rippled(latents, actions):
+        return (0.1 * (50 * actions).sin() - (actions - 0.5).square()).sum(-1)[None]
+
+    def slope(spread):
+        gain, _ = actor.objective(latents, rippled, noise, spread)
+        return torch.autograd.grad(gain.mean(), actor.layers[-1].bias)[0].item()
+
+    squashed = 1 - (math.pi / 50) ** 2  # the slope of tanh there
+    hill = 2 * (0.5 - math.pi / 50)
+    assert slope(0.0) == pytest.approx(squashed * (hill - 5), abs=1e-3)
+    assert slope(0.2) == pytest.approx(squashed * hill, abs=0.2)
+
+
+def test_smoothing_the_actor_changes_what_the_actor_learns_alone():
+    def learned(smoothing):
+        behaviour = make_behaviour(actor_smoothing=smoothing)
+        torch.nn.init.normal_(behaviour.target_critic.weights[-1], generator=torch.Generator().manual_seed(1))
+        behaviour.update(make_clip([1.0], [0.0], [8.0]), torch.ones(1, 2, 4), 1.0, MODEL)
+        return [torch.cat([p.flatten() for p in part.parameters()]) for part in (behaviour.critic, behaviour.actor)]
+
+    (critic, actor), (same_critic, other_actor) = learned(0.0), learned(0.5)
+    assert torch.equal(critic, same_critic)
+    assert not torch.equal(actor, other_actor)
+
+
 def test_the_actor_climbs_the_critics_copy_and_leaves_both_alone():
     behaviour = make_behaviour(learning_rate=1e-9, actor_learning_rate=1e-2)
     torch.nn.init.normal_(behaviour.target_critic.weights[-1])
     latents = torch.randn(1, 2, 4)
 
     def valued():
-        return behaviour.actor.objective(latents[:, 0], behaviour.target_critic)[0].item()
+        return behaviour.actor.objective(latents[:, 0], behaviour.target_critic, torch.zeros(1, 2), 0.0)[0].item()
 
     before, low = [parameter.clone() for parameter in behaviour.critic.parameters()], valued()
     for _ in range(3):

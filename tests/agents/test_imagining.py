@@ -64,7 +64,7 @@ def test_the_actor_climbs_imagined_rewards_and_then_the_critic(steps, expected):
     behaviour.reward_scale.fill_(2.0)
     behaviour.actor.layers[-1].weight.data.zero_()
     behaviour.actor.layers[-1].bias.data.fill_(math.atanh(0.1))
-    gain, penalty = behaviour._climbed(torch.full((3, 4), 5.0), Countdown())
+    gain, penalty = behaviour._climbed(torch.full((3, 4), 5.0), torch.zeros(3, 2), Countdown())
     assert gain.tolist() == pytest.approx([expected] * 3)
     assert penalty.tolist() == pytest.approx([math.atanh(0.1) ** 2] * 3)
 
