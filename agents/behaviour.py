@@ -46,7 +46,7 @@ DISAGREEMENT_MEMORY = 100
 class BehaviourSettings(OptimizationSettings):
     """Settings of actor and critic, and of their optimiser."""
 
-    BEFORE = {"value_expansion": None, "averaging_rate": 1.0, "actor_smoothing": 0.0}
+    BEFORE = {"value_expansion": None, "averaging_rate": 1.0}
 
     reward: RewardKind = "task"
     """What actor and critic are to collect: the reward of the task; or the disagreement of the model's ensemble, which

@@ -100,7 +100,7 @@ def _bare_actor() -> PlanningSettings:
 class JEPAAgentSettings(Settings):
     """Settings of a :class:`~forethought.JEPAAgent`."""
 
-    BEFORE = {"episode_share": None, "exploration_spread": 0.0}
+    BEFORE = {"episode_share": None}
 
     model: JEPASettings = field(default_factory=JEPASettings)
     """The world model; where observations are images and it has no vision, it is given one that fits them."""
