@@ -188,8 +188,8 @@ class Controller:
         if len(observed):
             state = self._observe(state, observations, reset, observed)
         due = np.flatnonzero(left == 0)
-        proposing = explore is not None and self.actor is not None and not self.planner.searches
         amounts = None if explore is None else torch.tensor(np.broadcast_to(explore, len(left))).to(state.queue)
+        proposing = amounts is not None and self.actor is not None and not self.planner.searches
         if len(due):
             state = self._replan(state, due, amounts if proposing else None)
         actions = state.queue[:, 0]
