@@ -27,7 +27,6 @@ from ..world_model import (
     JEPASettings,
     Learner,
     OptimizationSettings,
-    bf16_helps,
     measure_health,
     preset_for,
 )
@@ -72,7 +71,7 @@ class PretrainingSettings(Settings):
         model = preset_for(observation_shape, preset)
         if model.vision is None:
             return cls(model=model)
-        compute = ComputeSettings(precision="bf16" if bf16_helps() else "fp32")
+        compute = ComputeSettings(precision="auto")
         if preset == "lewm":
             paper = OptimizationSettings(learning_rate=5e-5, weight_decay=1e-3, gradient_clip=1.0)
             return cls(model=model, learner=paper, compute=compute, updates=57_000)

@@ -57,7 +57,8 @@ def compare_with_kept(run: Run, asked: TrainSettings, built: BuiltSettings) -> R
     """Return how ``asked`` stands to ``run``, a kept one.
 
     The agent has to be the same with all its settings, in whatever words it was asked for: one whose defaults have
-    changed is another. Words alone decide where the run has not noted all settings, or the agent cannot be built.
+    changed is another. Where the arithmetic is left to the machine, any will do. Words alone decide where the run has
+    not noted all settings, or the agent cannot be built.
 
     Raises:
         RunFolderError: the run is not one of a training.
@@ -68,6 +69,8 @@ def compare_with_kept(run: Run, asked: TrainSettings, built: BuiltSettings) -> R
     if "agent_settings" in run.manifest and kept.agent == asked.agent and (today := built(asked)) is not None:
         noted = noted_settings(kept, run.manifest)
         changes = differences(as_json(noted), as_json(today), "agent_settings.")
+        if today.get("compute", {}).get("precision") == "auto":
+            changes.pop("agent_settings.compute.precision", None)
         asked = asked.replace(agent_settings=kept.agent_settings)  # what is left to compare
     by_default = bool(changes) and same_words
     extends = kept.is_beginning_of(asked)

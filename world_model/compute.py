@@ -11,7 +11,7 @@ import torch
 
 from ..core.settings import Settings
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,33 @@ class ComputeSettings(Settings):
     """How updates are computed; acting and planning are not touched."""
 
     precision: Precision = "fp32"
-    """Arithmetic of the forward pass; bf16 is autocast, with losses and statistics in fp32."""
+    """Arithmetic of the forward pass; bf16 is autocast, with losses and statistics in fp32, and auto is bf16 where the
+    machine has units for it."""
     compile: bool = False
     """Compile updates with torch.compile: faster, after a minute or two at the start. Resuming is then no longer exact
     to the bit."""
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which a loss is to be computed."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.half(device))
+
+    def half(self, device: torch.device) -> bool:
+        """Return whether losses are computed in bf16 on ``device``."""
+        return self.precision == "bf16" or (self.precision == "auto" and bf16_helps(device))
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``function`` compiled, if that is wanted, for arguments whose shapes stay the same."""
         return _Compiled(function) if self.compile else function
 
 
-def bf16_helps() -> bool:
-    """Return whether this machine multiplies matrices twice as fast or faster in bf16.
+def bf16_helps(device: torch.device) -> bool:
+    """Return whether ``device`` multiplies matrices faster in bf16 than in fp32.
 
-    That is a GPU, or a processor with AMX or with AVX-512's instructions for bf16.
+    That is a GPU that has units for it, or a processor with AMX or with AVX-512's instructions for bf16. Others
+    imitate it: one with AVX2 alone took sixty times as long as in fp32.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     instructions = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in instructions)
 
