@@ -179,3 +179,6 @@ def _joint_actions(groups: tuple[int, ...]) -> Tensor:
         ]
         choices = torch.stack(columns, 1).unique(dim=0)
     return torch.cat([F.one_hot(choices[:, i], size) for i, size in enumerate(groups)], -1).float()
+
+
+Actor = DeterministicActor | CategoricalActor

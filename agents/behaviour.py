@@ -33,7 +33,7 @@ from ..core.errors import SettingsError
 from ..core.seeding import torch_generator
 from ..core.settings import Range, Width
 from ..world_model import JEPA, ComputeSettings, LatentState, Optimization, OptimizationSettings
-from .actor import CategoricalActor, DeterministicActor
+from .actor import Actor, CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
 from .imagining import ImaginedPath
 from .objective import RewardKind, reward_of
@@ -121,7 +121,7 @@ class Behaviour(nn.Module):
 
     Attributes:
         actor: what learns, and explores.
-        mean_actor: its moving average, which acts when nothing is explored.
+        mean_actor: its moving average, which acts by default when nothing is explored.
         critic: what learns.
         target_actor, target_critic: the copies that targets, the actor and plans are judged by.
     """
@@ -140,7 +140,7 @@ class Behaviour(nn.Module):
         super().__init__()
         s = self.settings = settings or BehaviourSettings()
         self.compute = compute or ComputeSettings()
-        self.actor: DeterministicActor | CategoricalActor
+        self.actor: Actor
         if groups:
             if s.actor_expansion:
                 raise SettingsError(
@@ -162,13 +162,14 @@ class Behaviour(nn.Module):
         self.optimization = Optimization(parameters, s, torch_generator(seed, "behaviour"))
         self._losses = self.compute.compiled(self._objective)
 
-    def value(self, latents: Tensor) -> Tensor:
-        """Return the value (...), in reward units, of following the acting copy from ``latents`` (..., D).
+    def value(self, latents: Tensor, actor: Actor | None = None) -> Tensor:
+        """Return the value (...), in reward units, of following ``actor``, by default the average, from ``latents``.
 
-        The smallest member counts, because a planner seeks out overestimates. Gradients pass to the latents alone.
+        Those are (..., D). The smallest member counts, because a planner seeks out overestimates. Gradients pass to
+        them alone.
         """
-        no_noise = latents.new_zeros(())
-        return self.mean_actor.expected_value(latents, self.target_critic, no_noise, 0.0).amin(0) * self.reward_scale
+        actor, no_noise = actor or self.mean_actor, latents.new_zeros(())
+        return actor.expected_value(latents, self.target_critic, no_noise, 0.0).amin(0) * self.reward_scale
 
     def action_value(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Return the value (...), in reward units, of ``actions`` (..., A) in ``latents`` (..., D).

@@ -20,7 +20,7 @@ from ..core.seeding import derive_seed
 from ..planners import ActionSpec, Plan, Planner, PlanState
 from ..planners.noise import draw_noise
 from ..world_model import JEPA, LatentState
-from .actor import CategoricalActor, DeterministicActor
+from .actor import Actor
 
 FAILURES_IN_A_ROW = 10
 
@@ -104,7 +104,7 @@ class Controller:
         model: JEPA,
         planner: Planner,
         objective: ObjectiveFactory,
-        actor: DeterministicActor | CategoricalActor | None = None,
+        actor: Actor | None = None,
         proposals: int = 1,
         proposal_noise: float = 0.2,
         execute: int = 1,

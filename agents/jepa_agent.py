@@ -137,8 +137,8 @@ class JEPAAgent(SB3Surface):
         self.built_anew = [] if pretrained is None else take_over(self.model, pretrained)
         self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
-        self.acting_policy = reward_policy(self, s.acting, self.behaviour.actor)
-        self.planning_policy = reward_policy(self, s.planning, self.behaviour.mean_actor)
+        self.acting_policy = reward_policy(self, s.acting, learning=True)
+        self.planning_policy = reward_policy(self, s.planning)
 
     def stream(self, name: str, index: int = 0) -> int:
         """Return the seed of one of the agent's random streams."""
@@ -169,7 +169,7 @@ class JEPAAgent(SB3Surface):
         """
         shared, own = split_changes(planner, changes)
         planning = self.settings.planning_by(planner).replace(**shared)
-        return reward_policy(self, planning, self.behaviour.mean_actor, own)
+        return reward_policy(self, planning, own)
 
     def planning_for(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +22,7 @@ from .devices import memory_explained
 from .objective import Deviation, RewardObjective
 
 if TYPE_CHECKING:
-    from .actor import CategoricalActor, DeterministicActor
+    from .actor import Actor
     from .jepa_agent import JEPAAgent
     from .settings import PlanningSettings
 
@@ -109,27 +110,32 @@ class PlanningPolicy:
         return (native if batched else native[0]), state
 
 
-def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSettings) -> RewardObjective:
-    """Return what plans from ``state`` cost by an agent's model and critic; to leave the actor is free."""
+def actor_of(agent: JEPAAgent, planning: PlanningSettings, learning: bool = False) -> Actor:
+    """Return the actor that proposes an agent's plans; ``learning`` says what for, where that decides."""
+    usual: Literal["latest", "average"] = "latest" if learning else "average"
+    which = usual if planning.actor == "auto" else planning.actor
+    behaviour = agent.behaviour
+    return {"average": behaviour.mean_actor, "copy": behaviour.target_actor, "latest": behaviour.actor}[which]
+
+
+def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSettings, actor: Actor) -> RewardObjective:
+    """Return what plans from ``state`` cost by an agent's model and critic: ``actor`` follows, and is free to leave."""
     return RewardObjective(
         agent.model,
         state,
-        agent.behaviour.value,
+        partial(agent.behaviour.value, actor=actor),
         agent.settings.behaviour.discount,
         reward=agent.settings.behaviour.reward,
         bootstrap=planning.bootstrap,
     )
 
 
-def critic_contradiction(agent: JEPAAgent, objective: RewardObjective, steps: int) -> torch.Tensor:
-    """Return by how much (B, 1, 1), in rewards, an agent's critic contradicts itself about its acting copy."""
-    behaviour = agent.behaviour
-    return objective.contradiction(behaviour.mean_actor, behaviour.action_value, steps)[:, None, None]
+def critic_contradiction(agent: JEPAAgent, objective: RewardObjective, actor: Actor, steps: int) -> torch.Tensor:
+    """Return by how much (B, 1, 1), in rewards, an agent's critic contradicts itself about ``actor``."""
+    return objective.contradiction(actor, agent.behaviour.action_value, steps)[:, None, None]
 
 
-def cost_of_leaving(
-    actor: DeterministicActor | CategoricalActor, planning: PlanningSettings, price: float | torch.Tensor
-) -> Deviation:
+def cost_of_leaving(actor: Actor, planning: PlanningSettings, price: float | torch.Tensor) -> Deviation:
     """Return what it costs to leave ``actor``, at a price per nat: one, or one for each environment (B, 1, 1)."""
 
     def deviation(latents: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
@@ -139,29 +145,26 @@ def cost_of_leaving(
 
 
 def reward_policy(
-    agent: JEPAAgent,
-    planning: PlanningSettings,
-    actor: DeterministicActor | CategoricalActor,
-    own: Mapping[str, Any] | None = None,
+    agent: JEPAAgent, planning: PlanningSettings, own: Mapping[str, Any] | None = None, learning: bool = False
 ) -> PlanningPolicy:
     """Return what plans for the rewards that an agent's model predicts and the value that its critic gives their end.
 
     Args:
         agent: whose model and behaviour are used, as they learn on.
         planning: how to plan.
-        actor: proposes plans; to leave it has its price.
         own: settings of the planner itself.
+        learning: whether it chooses what to learn from.
     """
-    planner = planning.build(agent.spec, own or {})
+    planner, actor = planning.build(agent.spec, own or {}), actor_of(agent, planning, learning)
     doubts = planning.doubt > 0 and planner.compares
 
     def objective(state: LatentState) -> RewardObjective:
-        judged = reward_objective(agent, state, planning)
+        judged = reward_objective(agent, state, planning, actor)
         if not doubts and not planning.prior_weight:
             return judged
         price = planning.prior_weight * agent.behaviour.reward_scale
         if doubts:
-            price = price + planning.doubt * critic_contradiction(agent, judged, planner.horizon)
+            price = price + planning.doubt * critic_contradiction(agent, judged, actor, planner.horizon)
         return replace(judged, deviation=cost_of_leaving(actor, planning, price))
 
     controller = Controller(

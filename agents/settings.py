@@ -48,6 +48,10 @@ class PlanningSettings(Settings):
     its end, so that the mean counts later steps less."""
     execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
+    actor: Literal["auto", "average", "copy", "latest"] = "auto"
+    """Which state of the actor proposes plans, or acts alone, and is followed where they end: the latest, as it learns
+    on; the copy that the critic's targets follow (behaviour.target_rate); or the average over a longer time
+    (behaviour.averaging_rate). "auto" is the latest while learning, and the average otherwise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,13 +14,13 @@ from ..envs import ActionCodec, ObservationCodec
 from ..planners import ActionSpec
 from ..world_model import JEPA, LatentState, Probe
 from .controller import Controller
-from .policy import PlanningPolicy, cost_of_leaving, critic_contradiction, reward_objective
+from .policy import PlanningPolicy, actor_of, cost_of_leaving, critic_contradiction, reward_objective
 from .settings import JEPAAgentSettings, PlanningSettings
 from .wish import Wish
 from .wish_objective import WishObjective, probes_by_name
 
 if TYPE_CHECKING:
-    from .actor import CategoricalActor, DeterministicActor
+    from .actor import Actor
     from .jepa_agent import JEPAAgent
     from .wish_objective import Returns
 
@@ -52,7 +52,7 @@ def wish_policy(
     own: Mapping[str, Any] | None = None,
     *,
     limits: gym.spaces.Box | None = None,
-    actor: DeterministicActor | CategoricalActor | None = None,
+    actor: Actor | None = None,
     returns: Callable[[LatentState], Returns] | None = None,
     contradiction: Callable[[LatentState], torch.Tensor] | None = None,
     disagreement: bool = False,
@@ -123,15 +123,15 @@ def agents_wish_policy(
     limits: gym.spaces.Box | None,
 ) -> PlanningPolicy:
     """Return what plans for a wish in an agent's model, near its actor; arguments are those of :func:`wish_policy`."""
-    behaviour = agent.behaviour
+    behaviour, actor = agent.behaviour, actor_of(agent, planning)
 
     def returns(state: LatentState) -> Returns:
-        objective = reward_objective(agent, state, planning)
+        objective = reward_objective(agent, state, planning, actor)
         return lambda imagined, actions: objective.of(imagined, actions) / behaviour.reward_scale
 
     def doubted(state: LatentState) -> torch.Tensor:
-        judged = reward_objective(agent, state, planning)
-        return critic_contradiction(agent, judged, planning.horizon) / behaviour.reward_scale
+        judged = reward_objective(agent, state, planning, actor)
+        return critic_contradiction(agent, judged, actor, planning.horizon) / behaviour.reward_scale
 
     return wish_policy(
         agent.model,
@@ -141,7 +141,7 @@ def agents_wish_policy(
         planning,
         own,
         limits=limits,
-        actor=behaviour.mean_actor,
+        actor=actor,
         returns=returns,
         contradiction=doubted,
         disagreement=wish.needs_reward and agent.settings.behaviour.reward == "disagreement",

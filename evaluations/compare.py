@@ -44,6 +44,9 @@ class CompareSettings(Settings):
     """Evaluations, evenly spread over each run."""
     planners_at: tuple[Steps, ...] = ()
     """Steps of evaluations at which agents that plan are judged by each planner in turn, too."""
+    planners: tuple[str, ...] = ()
+    """Which planners these are, each alone or with settings of its own, as in icem+horizon=5; by default all of
+    Forethought's own. The bare actor is always among them."""
     simulator_at: tuple[Steps, ...] = ()
     """Those of them at which the usual planner also tries its plans out in the true simulator of a MuJoCo task: the
     ceiling of what planning could bring."""
@@ -138,6 +141,7 @@ class CompareSettings(Settings):
                 seed=seed,
                 evaluations=self.evaluations,
                 planners_at=not_beyond(steps(task), self.planners_at),
+                planners=self.planners,
                 simulator_at=not_beyond(steps(task), self.simulator_at),
                 episodes=self.episodes,
                 evaluation_seed=self.evaluation_seed,
@@ -265,9 +269,12 @@ class BuiltAgents:
 
 def _built_settings(run: TrainSettings) -> dict[str, Any]:
     from ..agents import make_agent
+    from .planner_table import check_planners
 
     with isolated_generators(0):  # SB3's models seed the global ones
         agent = make_agent(run.agent, run.task, seed=run.seed, device=run.device, **run.agent_settings)
+        if run.planners and hasattr(agent, "planning_with"):
+            check_planners(agent, run.planners)
         return resolved_settings(agent)
 
 

@@ -31,6 +31,8 @@ BARE_POLICY = "policy"
 IN_TRUTH = ", in the true simulator"
 CEILING = ("icem", "categorical_cem")
 """The usual planners, of continuous and of discrete actions: what they bring in the true simulator is the ceiling."""
+BUDGET = 300
+"""Evaluations that a decision may usually cost, whoever plans."""
 PLANNERS = ("policy", "random", "cem", "icem", "mppi", "gradient", "hybrid")
 """The table's usual rows; for discrete actions ``categorical_cem`` takes the place of most."""
 
@@ -131,7 +133,7 @@ def evaluate_planners(
     agent: Any,
     env: EnvLike,
     planners: Sequence[str] | None = None,
-    budget: int = 300,
+    budget: int = BUDGET,
     episodes: int = 10,
     seed: int = 0,
     *,
@@ -219,6 +221,12 @@ def _made(env: EnvLike, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     if isinstance(env, gym.Env):
         raise SettingsError("To try plans out in the true simulator, name the task or give a factory.")
     return make_env(env, **kwargs) if isinstance(env, str) else env(**kwargs)
+
+
+def check_planners(agent: Any, planners: Sequence[str]) -> None:
+    """Raise what :func:`evaluate_planners` would, with its usual budget, for planners that it cannot let act."""
+    for name in planners:
+        _view(agent, name, {"budget": BUDGET})
 
 
 def bare_policy(agent: Any) -> Any:

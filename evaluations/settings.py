@@ -47,6 +47,9 @@ class TrainSettings(Settings):
     """Names the set of held-out episodes; the same for all agents and seeds that are to be compared."""
     planners_at: tuple[Steps, ...] = ()
     """Steps of evaluations at which an agent that plans is judged by each planner in turn, too."""
+    planners: tuple[str, ...] = ()
+    """Which planners these are, each alone or with settings of its own, as in icem+horizon=5; by default all of
+    Forethought's own. The bare actor is always among them."""
     simulator_at: tuple[Steps, ...] = ()
     """Those of them at which the usual planner also tries its plans out in the true simulator of a MuJoCo task: the
     ceiling of what planning could bring."""

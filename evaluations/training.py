@@ -28,7 +28,7 @@ from .clock import Clock
 from .evaluate import Evaluation, evaluate
 from .going_on import check_changes, has_been_exact, settings_to_go_on_with
 from .milestones import PROGRESS_EVERY_S, Interruption, MetricsWriter, MilestoneCallback, latest_losses
-from .planner_table import CEILING, acts_bare, bare_policy, evaluate_planners
+from .planner_table import CEILING, acts_bare, bare_policy, check_planners, evaluate_planners
 from .settings import Progress, TrainingResult, TrainSettings, command_line, resolved_settings, settings_of
 from .stage import limited_threads
 from .true_simulator import TrueSimulator
@@ -59,6 +59,8 @@ def train(
     settings = _with_absolute_paths(settings)
     with limited_threads(settings.threads):
         agent = _make_agent(settings, Path(folder), settings.world_model)  # before the folder: see to what is misspelt
+        if settings.planners and hasattr(agent, "planning_with"):
+            check_planners(agent, settings.planners)
         if settings.simulator_at and hasattr(agent, "planning_with"):
             TrueSimulator(partial(make_env, settings.task)).close()
         if settings.world_model:  # what was taken over from it stands in the run, which needs it no more
@@ -289,7 +291,9 @@ class _Session:
         """Return what the agent does by each planner in turn."""
         s = self.settings
         ceiling = CEILING if milestone in s.simulator_at else False
-        table = evaluate_planners(self.agent, s.task, episodes=s.episodes, seed=s.evaluation_seed, simulator=ceiling)
+        table = evaluate_planners(
+            self.agent, s.task, s.planners or None, episodes=s.episodes, seed=s.evaluation_seed, simulator=ceiling
+        )
         return {
             row.name: {
                 "returns": _with_gaps(row.evaluation),
