@@ -19,7 +19,7 @@ from .stage import isolated_generators, limited_threads
 from .statistics import Estimate, estimate, mean
 from .tables import Table
 
-COMPUTE = {
+COMPUTE: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "compiled": {"compile": True},
     "bf16, compiled": {"precision": "bf16", "compile": True},
@@ -36,7 +36,8 @@ class SpeedSettings(Settings):
     agents: tuple[str, ...] = ("jepa", "sac")
     """Agents by name, with their defaults; the others are measured against the last."""
     variants: bool = True
-    """Show an agent whose updates can be computed in bf16 or compiled so, too."""
+    """Show an agent whose updates can be computed in bf16 or compiled so, too; in bf16 if the processor has units for
+    it."""
     rounds: Annotated[int, Range(ge=2)] = 20
     """Rounds; in each, every agent learns once, so that what slows the machine slows all of them."""
     steps: Annotated[int, Range(ge=1)] = 50
@@ -95,7 +96,8 @@ class SpeedTable:
 
     def table(self) -> Table:
         """Return the figures as text."""
-        reference = self.rows[-1].name
+        reference, names = self.rows[-1].name, [row.name for row in self.rows]
+        spared = any("compiled" in name for name in names) and not any("bf16" in name for name in names)
         return Table(
             ("agent", "CPU ms/step", "ms/step", f"CPU time / {reference}'s", "ready after"),
             [
@@ -105,7 +107,8 @@ class SpeedTable:
             title=f"{self.settings.task}: what an environment step costs in training",
             notes=(
                 f"Mean over {self.settings.rounds} rounds of {self.settings.steps} steps, agents taking turns, one "
-                "thread, with 95 % bootstrap intervals; updates are included, evaluation is not.",
+                "thread, with 95 % bootstrap intervals; updates are included, evaluation is not."
+                + (" Not in bf16, which this processor has no units for." if spared else ""),
             ),
         )
 
@@ -175,8 +178,12 @@ def _cost(learner: Any, steps: int) -> tuple[float, float]:
 
 def _variants(settings: SpeedSettings) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield label, registered name and settings of each agent that is measured."""
-    from ..agents.registry import agents
+    import torch
 
+    from ..agents.registry import agents
+    from ..world_model import bf16_helps
+
+    half = bf16_helps(torch.device("cpu"))
     for name in settings.agents:
         known = getattr(agents.get(name), "Settings", None)
         fields = field_names(known) if known else []
@@ -186,4 +193,5 @@ def _variants(settings: SpeedSettings) -> Iterator[tuple[str, str, Mapping[str, 
         yield name, name, own
         if settings.variants and "compute" in fields:
             for label, compute in COMPUTE.items():
-                yield f"{name}, {label}", name, own | {"compute": compute}
+                if half or compute.get("precision") != "bf16":
+                    yield f"{name}, {label}", name, own | {"compute": compute}

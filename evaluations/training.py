@@ -292,7 +292,12 @@ class _Session:
         s = self.settings
         ceiling = CEILING if milestone in s.simulator_at else False
         table = evaluate_planners(
-            self.agent, s.task, s.planners or None, episodes=s.episodes, seed=s.evaluation_seed, simulator=ceiling
+            self.agent,
+            s.task,
+            planners=s.planners or None,
+            episodes=s.episodes,
+            seed=s.evaluation_seed,
+            simulator=ceiling,
         )
         return {
             row.name: {

@@ -19,8 +19,8 @@ class ComputeSettings(Settings):
     """How updates are computed; acting and planning are not touched."""
 
     precision: Precision = "fp32"
-    """Arithmetic of the forward pass; bf16 is autocast, with losses and statistics in fp32, and auto is bf16 where the
-    machine has units for it."""
+    """Arithmetic of the forward pass: fp32; bf16, which is autocast, with losses and statistics in fp32; or, with
+    "auto", bf16 where the machine has units for it. Others imitate it, and take many times as long."""
     compile: bool = False
     """Compile updates with torch.compile: faster, after a minute or two at the start. Resuming is then no longer exact
     to the bit."""
@@ -33,16 +33,25 @@ class ComputeSettings(Settings):
         """Return whether losses are computed in bf16 on ``device``."""
         return self.precision == "bf16" or (self.precision == "auto" and bf16_helps(device))
 
+    def check(self, device: torch.device) -> None:
+        """Warn where updates on ``device`` will take many times as long as they need to."""
+        if self.half(device) and not bf16_helps(device):
+            warnings.warn(
+                f"Updates in bf16 are slow here, because the {device.type} of this machine has no units for it: "
+                "compute.precision = 'auto' takes bf16 where they are faster, and fp32 elsewhere.",
+                stacklevel=3,
+            )
+
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``function`` compiled, if that is wanted, for arguments whose shapes stay the same."""
         return _Compiled(function) if self.compile else function
 
 
 def bf16_helps(device: torch.device) -> bool:
-    """Return whether ``device`` multiplies matrices faster in bf16 than in fp32.
+    """Return whether ``device`` has units for bf16, and multiplies matrices faster in it than in fp32.
 
-    That is a GPU that has units for it, or a processor with AMX or with AVX-512's instructions for bf16. Others
-    imitate it: one with AVX2 alone took sixty times as long as in fp32.
+    Processors have if they know AMX or AVX-512's instructions for bf16. One that knows AVX2 alone took sixty times as
+    long as in fp32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -125,6 +125,7 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
     assert same(quiet, loud)
 
 
+@pytest.mark.filterwarnings("ignore:Updates in bf16 are slow here")
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3)], ids=str)
 @pytest.mark.parametrize(
     "changes",

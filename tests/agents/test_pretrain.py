@@ -42,6 +42,7 @@ def same(one: Pretraining, other: Pretraining) -> bool:
     return all(torch.equal(*pair) for pair in zip(weights(one), weights(other), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Updates in bf16 are slow here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_checkpoint_continues_bit_for_bit_whoever_draws_random_numbers(precision: str) -> None:
     compute = {"precision": precision}

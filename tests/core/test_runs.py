@@ -295,3 +295,19 @@ def test_a_run_that_did_not_note_its_processor_goes_on_without_a_warning(folder:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with Run.open(folder) as run:
         assert len(run.manifest["starts"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("model name\t: EPYC\nflags\t\t: fpu avx avx2 sse2\n\nmodel name: other\n", "EPYC (avx2)"),
+        ("processor: 0\nmodel name: EPYC\nflags: avx2 avx512f avx512_bf16\n", "EPYC (avx512_bf16)"),
+        ("model name: Cortex\n", "Cortex"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_their_instructions(
+    told: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(provenance, "Path", lambda path: tmp_path / Path(path).name)
+    assert provenance._processor() == expected

@@ -41,6 +41,25 @@ def test_an_agent_whose_defaults_have_changed_is_another(scripted, monkeypatch):
         compare(settings(agent_settings={"sac": {"gamma": 0.9, "tau": 0.2}}), scripted)
 
 
+@pytest.mark.parametrize("noted", ["bf16", "fp32", "auto"])
+def test_any_arithmetic_will_do_where_it_is_left_to_the_machine(scripted, monkeypatch, noted):
+    compare(settings(), scripted)
+    note_agent_settings(scripted / "Task-v0/sac/seed_0", compute={"precision": noted})
+    monkeypatch.setattr(sys.modules[compare.__module__], "_built_settings", lambda run: run.agent_settings)
+    seen = []
+
+    def again(precision):
+        asked = settings(agent_settings={"sac": {"compute": {"precision": precision}}})
+        compare(asked, scripted, lambda jobs, job: seen.append(states(jobs)))
+
+    again("auto")
+    assert seen[-1] == {0: "skipped"}
+    again(noted)
+    other = "fp32" if noted != "fp32" else "bf16"
+    with pytest.raises(RunFolderError, match=rf"compute.precision was '{noted}', is '{other}'"):
+        again(other)
+
+
 @pytest.mark.parametrize("more", [False, True])
 def test_what_begins_again_or_goes_on_does_so_with_the_settings_that_were_asked_for_last(scripted, monkeypatch, more):
     compare(settings(), scripted)

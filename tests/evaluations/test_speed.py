@@ -63,8 +63,10 @@ def test_costs_are_per_step_and_measured_against_the_last_agent(log):
     assert jepa.ratio.value > 1 > ppo.ratio.value
 
 
-def test_an_agent_whose_updates_can_be_computed_otherwise_is_shown_so_too(log):
+def test_an_agent_whose_updates_can_be_computed_otherwise_is_shown_so_too(log, monkeypatch):
+    monkeypatch.setattr("forethought.world_model.bf16_helps", lambda device: True)
     table = measure_speed(SpeedSettings("Pendulum-v1", rounds=2, steps=1))
+    assert "Not in bf16" not in table.table().to_markdown()
     assert [row.name for row in table.rows] == ["jepa", "jepa, bf16", "jepa, compiled", "jepa, bf16, compiled", "sac"]
     assert [entry for entry in log if entry[0] == "jepa" and not isinstance(entry[1], int)] == [
         ("jepa", None),
@@ -72,6 +74,13 @@ def test_an_agent_whose_updates_can_be_computed_otherwise_is_shown_so_too(log):
         ("jepa", {"compile": True}),
         ("jepa", {"precision": "bf16", "compile": True}),
     ]
+
+
+def test_bf16_is_left_out_where_the_processor_has_no_units_for_it(log, monkeypatch):
+    monkeypatch.setattr("forethought.world_model.bf16_helps", lambda device: False)
+    table = measure_speed(SpeedSettings("Pendulum-v1", rounds=2, steps=1))
+    assert [row.name for row in table.rows] == ["jepa", "jepa, compiled", "sac"]
+    assert "Not in bf16" in table.table().to_markdown()
 
 
 def test_the_file_says_what_the_figures_depend_on(log, tmp_path):

@@ -101,6 +101,24 @@ def test_planners_are_swapped_where_that_is_asked_for(tmp_path, stub, constant_a
     assert not any("simulator" in name for name in swapped)
 
 
+def test_planners_can_be_chosen_and_are_seen_to_before_anything_is_learned(tmp_path, stub, constant_agent, monkeypatch):
+    def planning_with(self, name, force=0.0, **rest):
+        if name == "cme":
+            raise UnknownNameError("planner", name, ["cem"])
+        view = constant_agent((force, 0.0))
+        view.planner = SimpleNamespace(budget=5, gradients=0)
+        return view
+
+    monkeypatch.setattr(stub, "planning_with", planning_with, raising=False)
+    with pytest.raises(UnknownNameError, match="cme"):
+        train(settings(planners=["cem", "cme"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(settings(evaluations=4, planners_at=[50], planners=["cem", "cem+force=-1"]), tmp_path / "run")
+    swapped = evaluations(tmp_path / "run")[1]["planners"]
+    assert list(swapped) == ["policy", "cem", "cem+force=-1"]
+    assert np.mean(swapped["cem"]["returns"]) > np.mean(swapped["cem+force=-1"]["returns"])
+
+
 def test_the_usual_planner_also_looks_into_the_simulator_where_that_is_asked_for(tmp_path, stub, monkeypatch):
     asked = []
 

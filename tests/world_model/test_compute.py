@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from forethought.core.clip import Clip
-from forethought.world_model import JEPA, ComputeSettings, JEPASettings, Learner
+from forethought.world_model import JEPA, ComputeSettings, JEPASettings, Learner, bf16_helps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")  # torch's own
 
@@ -59,7 +59,39 @@ def test_where_compiling_fails_one_warning_is_given_and_learning_goes_on(monkeyp
     assert distance(learned, learn(ComputeSettings())) == 0
 
 
+@pytest.mark.filterwarnings("ignore:Updates in bf16 are slow here")
 def test_bf16_updates_stay_close_to_those_in_fp32() -> None:
     exact, rounded = learn(ComputeSettings()), learn(ComputeSettings(precision="bf16"))
     assert 0 < distance(exact, rounded) < 0.01
     assert all(value.dtype == exact[name].dtype for name, value in rounded.items())
+
+
+@pytest.mark.parametrize(("units", "as_if"), [(True, "bf16"), (False, "fp32")])
+def test_the_arithmetic_can_be_left_to_the_machine(units, as_if, monkeypatch):
+    monkeypatch.setattr("forethought.world_model.compute.bf16_helps", lambda device: units)
+    assert distance(learn(ComputeSettings(precision="auto")), learn(ComputeSettings(precision=as_if))) == 0
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_warning_tells_where_bf16_is_imitated(units, monkeypatch):
+    monkeypatch.setattr("forethought.world_model.compute.bf16_helps", lambda device: units)
+    for precision in ("fp32", "auto"):
+        learn(ComputeSettings(precision=precision), updates=1)  # warnings are errors here
+    if units:
+        learn(ComputeSettings(precision="bf16"), updates=1)
+        return
+    with pytest.warns(
+        UserWarning, match=r"slow here, because the cpu .* no units for it: compute.precision = 'auto'"
+    ) as told:
+        learn(ComputeSettings(precision="bf16"), updates=2)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "helps"),
+    [((), False), (("_is_amx_tile_supported",), True), (("_is_avx512_bf16_supported",), True)],
+)
+def test_processors_have_units_for_bf16_if_they_know_its_instructions(known, helps, monkeypatch):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in known, raising=False)
+    assert bf16_helps(torch.device("cpu")) is helps

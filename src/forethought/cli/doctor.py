@@ -56,11 +56,15 @@ def run(arguments: Sequence[str]) -> int:
 def _devices(process: dict[str, Any]) -> list[tuple[str, str]]:
     import torch
 
+    from ..world_model import bf16_helps
+
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    fast = [kind for kind in ("cpu", *(["cuda"] if cuda else [])) if bf16_helps(torch.device(kind))]
     return [
         ("devices", ", ".join(["cpu", *cuda])),
         ("cores", str(process["cores"])),
         ("threads", f"{torch.get_num_threads()} of torch; trainings use 1 unless --threads says otherwise"),
+        ("bf16", f"has units: {', '.join(fast)}" if fast else "has no units here, and is many times slower than fp32"),
     ]
 
 

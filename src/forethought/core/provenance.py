@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "sse2")
 LIBRARIES = ("forethought", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
 
 
@@ -57,12 +58,19 @@ def _version(distribution: str) -> str | None:
 
 
 def _processor() -> str | None:
-    """Return the processor's name, as far as the system tells it."""
+    """Return the processor's name, and the widest instructions that it has for numbers, as far as the system tells.
+
+    Virtual machines call processors alike that differ in these, and so in speed and rounding.
+    """
+    told: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):  # "processor" is what everyone's first core is called: 0
-                return line.partition(":")[2].strip()
-    return platform.processor() or None
+            name, _, value = line.partition(":")
+            told.setdefault(name.strip(), value.strip())
+    name = told.get("model name") or platform.processor()  # "processor" is what everyone's first core is called: 0
+    known = told.get("flags", "").split()
+    widest = next((f" ({one})" for one in INSTRUCTIONS if one in known), "")
+    return f"{name}{widest}" if name else None
 
 
 def _git_state() -> dict[str, Any] | None:
