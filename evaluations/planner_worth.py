@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .cells import Cell
+from .cells import LAST_EVALUATIONS, Cell
 from .planner_table import BARE_POLICY, evaluations_cell
 from .results import RunResult, Swapped
 from .statistics import Estimate, crossed_mean, estimate, mean, number
@@ -44,7 +44,7 @@ class PlannerScore:
 
 @dataclass(frozen=True, eq=False)
 class PlannersOverall:
-    """What planners are worth over several tasks and agents, each run judged where it was judged last.
+    """What planners are worth over several tasks and agents, each run judged by the end of its curve, as scores are.
 
     Attributes:
         scores: by planner, those by which all runs were judged that were judged by any, and with the same effort.
@@ -73,8 +73,9 @@ class PlannersOverall:
         ]
         runs = ", ".join(f"{judged} of {known} on {task}" for task, (judged, known) in self.judged.items())
         note = (
-            "Gain over the bare actor in the same held-out episodes, mean over runs of all agents and seeds, with 95 % "
-            "bootstrap intervals between runs, stratified by task; 1 is what lies between acting at random and the "
+            "Gain over the bare actor in the same held-out episodes, mean over runs of all agents and seeds (and over "
+            f"those of their last {LAST_EVALUATIONS} evaluations that were so judged), with 95 % bootstrap intervals "
+            "between runs, stratified by task; 1 is what lies between acting at random and the "
             f"anchor, where one was given, or else the best agent's mean. Runs judged: {runs}."
         )
         note += " The lead is paired by run." if rivals else ""
@@ -128,8 +129,26 @@ def _judged(runs: Sequence[RunResult]) -> list[Mapping[str, Swapped]]:
     """Return, of each run that was judged when most were, at the last such step, what is comparable there."""
     steps = Counter(step for run in runs for step in run.swapped)
     last = max(steps, key=lambda step: (steps[step], step), default=0)
-    found = [_comparable(run.swapped[last]) for run in runs if last in run.swapped]
+    found = [_comparable(_lately(run, last)) for run in runs if last in run.swapped]
     return [judged for judged in found if len(judged) > 1]
+
+
+def _lately(run: RunResult, last: int) -> Mapping[str, Swapped]:
+    """Return how a run was judged after ``last`` steps; returns are means with those before that a score counts, too.
+
+    Only with those, though, where it was judged alike.
+    """
+    final = run.swapped[last]
+    before = [run.swapped.get(step, {}) for step in run.steps if step < last][1 - LAST_EVALUATIONS :]
+    alike = [judged for judged in before if judged.keys() == final.keys() and _all_alike(judged, final)]
+    return {
+        name: replace(one, returns=np.mean([judged[name].returns for judged in (*alike, final)], 0))
+        for name, one in final.items()
+    }
+
+
+def _all_alike(judged: Mapping[str, Swapped], other: Mapping[str, Swapped]) -> bool:
+    return all(one.is_like(other[name]) for name, one in judged.items())
 
 
 def _are_alike(judged: Sequence[Mapping[str, Swapped]], name: str) -> bool:

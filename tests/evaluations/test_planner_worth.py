@@ -219,3 +219,20 @@ def test_what_counts_as_one_can_be_set_for_a_report(make_run, tmp_path):
         summarise_folders([tmp_path], anchors={"C-v0": 1.0})
     with pytest.raises(SettingsError, match="finite"):
         summarise_folders([tmp_path], anchors={"A-v0": float("nan")})
+
+
+def test_over_all_runs_planners_count_at_the_last_three_evaluations_if_they_were_judged_alike_there(make_run, tmp_path):
+    def judged(task, names_at):
+        with Run.open(make_run("jepa", 0, [50.0] * 2, task, policy=40.0, random=-10.0)) as run:
+            for step, means in names_at.items():
+                run.log({"evaluation/returns": [50.0, 50.0]} | (swapped(**means) if means else {}), step)
+            run.set_status("finished")
+
+    often = {"policy": 0.0, "icem": 1.0}
+    judged("A-v0", {300: often, 400: often | {"icem": 5.0}, 500: often | {"icem": 30.0}, 600: often})
+    judged("B-v0", {300: often, 400: often, 500: None, 600: often | {"icem": 3.0}})
+    judged("C-v0", {300: often, 400: often | {"mppi": 1.0}, 500: {"policy": 0.0}, 600: often | {"icem": 7.0}})
+    gains = summary_of(tmp_path, anchors=dict.fromkeys(("A-v0", "B-v0", "C-v0"), 90.0)).planners.scores["icem"].gains
+    assert {task: gain.value for task, gain in gains.items()} == pytest.approx(
+        {"A-v0": (5 + 30 + 1) / 3 / 100, "B-v0": (1 + 3) / 2 / 100, "C-v0": 7 / 100}
+    )
