@@ -22,7 +22,7 @@ from ..core.files import write_json
 from ..core.provenance import describe_process
 from ..core.settings import Range, Settings
 from ..planners import ActionSpec, Planner, make_planner
-from ..world_model import JEPA, LEWM, LEWM_SMALL, LatentState, Precision
+from ..world_model import JEPA, LEWM, LEWM_SMALL, LatentState, Precision, bf16_helps
 from .settings import command_line
 from .stage import isolated_generators, limited_threads
 from .tables import Table
@@ -80,14 +80,15 @@ class PlanningSpeedTable:
         rows: the plain implementation first, for each number of threads and environments.
         difference: largest difference between the latents that are predicted here and plainly, in units of their
             spread.
-        cost_ratio: fp32 cost of the plan that was found in bf16, in units of that of the plan found in fp32.
+        cost_ratio: fp32 cost of the plan that was found in bf16, in units of that of the plan found in fp32; ``None``
+            where no plan is made in bf16, because the device has no units for it.
         process: what it was measured on.
     """
 
     settings: PlanningSpeedSettings
     rows: Sequence[PlanningSpeed]
     difference: float
-    cost_ratio: float
+    cost_ratio: float | None
     process: dict[str, Any]
 
     def table(self) -> Table:
@@ -105,10 +106,14 @@ class PlanningSpeedTable:
                 f"The fastest of {s.rounds} rounds. plain: 300 candidates, 30 iterations, in fp32, one environment "
                 f"after the other, the predictor run over the whole window at every step{share}; 300 x 30: the same "
                 "search here. Predictions of both differ by at most "
-                f"{self.difference:.1e} of their spread. The plan found in bf16 costs {self.cost_ratio:.4f} times as "
-                "much as that found in fp32, both judged in fp32.",
+                f"{self.difference:.1e} of their spread. {self._about_bf16()}",
             ),
         )
+
+    def _about_bf16(self) -> str:
+        if self.cost_ratio is None:
+            return f"Not in bf16, which the {self.settings.device} here has no units for."
+        return f"The plan found in bf16 costs {self.cost_ratio:.4f} times that found in fp32, both judged in fp32."
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, with the command and what it ran on."""
@@ -137,7 +142,7 @@ def measure_planning(
             with limited_threads(threads):
                 for count in s.environments:
                     rows += _measure(s, model, ways, threads, count, on_plan)
-        difference, cost_ratio = _difference(model), _cost_ratio(model, ways)
+        difference, cost_ratio = _difference(model), _cost_ratio(model, ways) if bf16_helps(device) else None
     return PlanningSpeedTable(s, rows, difference, cost_ratio, describe_process())
 
 
@@ -150,13 +155,15 @@ def _ways(settings: PlanningSpeedSettings, model: JEPA) -> Iterator[tuple[str, W
     paper = make_planner("cem", free, HORIZON, preset="lewm-paper", iterations=settings.iterations)
     bounded = ActionSpec(-torch.ones_like(side), torch.ones_like(side), torch.ones_like(side), block=free.block)
     presets = {"cpu": "cpu preset"} if settings.device == "cpu" else {"gpu": "gpu preset"}
-    yield PLAIN, (None, "fp32")
-    yield "300 x 30", (paper, "fp32")
-    yield "300 x 30, bf16", (paper, "bf16")
+    planners = {"300 x 30": paper}
     for preset, name in presets.items():
         planner = make_planner("cem", bounded, HORIZON, preset=preset)
-        yield f"{name}, {planner.budget} evaluations", (planner, "fp32")
-        yield f"{name}, {planner.budget} evaluations, bf16", (planner, "bf16")
+        planners[f"{name}, {planner.budget} evaluations"] = planner
+    yield PLAIN, (None, "fp32")
+    for name, planner in planners.items():
+        yield name, (planner, "fp32")
+        if bf16_helps(model.device):
+            yield f"{name}, bf16", (planner, "bf16")
 
 
 def _measure(

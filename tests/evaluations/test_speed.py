@@ -115,20 +115,25 @@ def test_environments_are_measured_beside_gymnasiums():
     assert not multiprocessing.active_children()
 
 
-def test_plans_are_timed_beside_a_plain_search_that_predicts_the_same(tmp_path):
+@pytest.mark.parametrize("units", [True, False])
+def test_plans_are_timed_beside_a_plain_search_that_predicts_the_same(tmp_path, monkeypatch, units):
+    monkeypatch.setattr("forethought.evaluations.planning_speed.bf16_helps", lambda device: units)
     plans = []
     settings = PlanningSpeedSettings("lewm-small", (1, 10_000), (1, 2), iterations=1, rounds=1)
     table = measure_planning(settings, plans.append)
-    assert len(plans) == len(table.rows) == 2 * 5  # nothing has 10,000 cores
+    assert len(plans) == len(table.rows) == 2 * (5 if units else 3)  # nothing has 10,000 cores
     assert {(row.threads, row.environments) for row in table.rows} == {(1, 1), (1, 2)}
     assert table.difference < 1e-4
-    assert 0.9 < table.cost_ratio < 1.1
+    assert 0.9 < table.cost_ratio < 1.1 if units else table.cost_ratio is None
+    assert any("bf16" in row.name for row in table.rows) is units
     plain, ours = table.rows[:2]
     assert (plain.name, plain.ratio, ours.ratio) == ("plain", 1.0, plain.seconds / ours.seconds)
-    assert [row.ratio for row in table.rows[3:5]] == [None, None]  # another search
+    assert [row.ratio for row in table.rows if "preset" in row.name] == [None] * (4 if units else 2)  # another search
     table.save(tmp_path / "planning.json")
-    assert len(json.loads((tmp_path / "planning.json").read_text())["rows"]) == 10
-    assert "of which 1 iterations were made" in " ".join(table.table().notes)
+    assert len(json.loads((tmp_path / "planning.json").read_text())["rows"]) == len(table.rows)
+    notes = " ".join(table.table().notes)
+    assert "of which 1 iterations were made" in notes
+    assert ("Not in bf16" in notes) is not units
 
 
 def test_loading_is_timed_beside_learning(tmp_path):
