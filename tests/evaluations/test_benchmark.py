@@ -103,7 +103,6 @@ def test_levers_change_one_thing_each():
         "whole_episodes": {"episode_share": None},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
-        "no_average": {"behaviour.averaging_rate": 1.0},
         "half_batch": {"batch_size": 128},
         "climb_3": {"behaviour.actor_expansion": 3},
         "climb_5": {"behaviour.actor_expansion": 5},
@@ -112,7 +111,6 @@ def test_levers_change_one_thing_each():
         "faded": {"fading": 1e-4},
         "value_bins": {"behaviour.critic_bins": 65},
         "planned_acting": {"acting": acting},
-        "slow_average": {"behaviour.averaging_rate": 1e-3},
         "quiet": {"exploration": 0.1},
     }
 
