@@ -205,12 +205,18 @@ def test_a_finished_run_goes_on_when_more_is_asked_of_it(scripted):
 
 @pytest.mark.filterwarnings("ignore:.*goes on with other settings")
 def test_a_run_that_went_on_equals_one_that_was_asked_for_the_whole_at_once(tmp_path, monkeypatch):
-    few = partial(evaluate_planners, planners=("policy", "cem"), budget=20)
-    monkeypatch.setattr("forethought.evaluations.training.evaluate_planners", few)
+    quick = partial(evaluate_planners, budget=20)
+    monkeypatch.setattr("forethought.evaluations.training.evaluate_planners", quick)
 
     def asked(steps):
         return TrainSettings(
-            "Pendulum-v1", steps=steps, evaluations=steps // 60, episodes=1, planners_at=(60,), agent_settings=SMALL
+            "Pendulum-v1",
+            steps=steps,
+            evaluations=steps // 60,
+            episodes=1,
+            planners_at=(60,),
+            planners=("cem",),
+            agent_settings=SMALL,
         )
 
     train(asked(180), tmp_path / "whole")
