@@ -182,3 +182,4 @@ def _joint_actions(groups: tuple[int, ...]) -> Tensor:
 
 
 Actor = DeterministicActor | CategoricalActor
+"""Of continuous actions, and of discrete ones."""

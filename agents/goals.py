@@ -43,7 +43,8 @@ class GoalPlanningSettings(Settings):
     distance: Literal["latent", "time"] = "latent"
     """What is between latents: their squared Euclidean distance, or the steps that were learned to lie between them."""
     precision: Precision = "fp32"
-    """Arithmetic of the world model's predictions; bf16 is faster where the machine has units for it."""
+    """Arithmetic of the world model's predictions; bf16 is faster where the machine has units for it, and auto takes it
+    there."""
     bounded: bool = True
     """Whether plans stay within the action space. Otherwise only what is executed is clipped to it, candidates are
     spread as the recorded actions are, and the model is asked of actions that it has never seen."""

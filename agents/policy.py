@@ -111,7 +111,7 @@ class PlanningPolicy:
 
 
 def actor_of(agent: JEPAAgent, planning: PlanningSettings, learning: bool = False) -> Actor:
-    """Return the actor that proposes an agent's plans; ``learning`` says what for, where that decides."""
+    """Return the state of an agent's actor that proposes plans; ``learning``: whether they are to be learned from."""
     usual: Literal["latest", "average"] = "latest" if learning else "average"
     which = usual if planning.actor == "auto" else planning.actor
     behaviour = agent.behaviour
@@ -153,7 +153,7 @@ def reward_policy(
         agent: whose model and behaviour are used, as they learn on.
         planning: how to plan.
         own: settings of the planner itself.
-        learning: whether it chooses what to learn from.
+        learning: whether the agent is to learn from what is done.
     """
     planner, actor = planning.build(agent.spec, own or {}), actor_of(agent, planning, learning)
     doubts = planning.doubt > 0 and planner.compares

@@ -16,7 +16,16 @@ from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .published import Published
 from .results import read_results
-from .settings import Episodes, Evaluations, Steps, TrainSettings, command_line, not_beyond, resolved_settings
+from .settings import (
+    Episodes,
+    Evaluations,
+    Steps,
+    TrainSettings,
+    command_line,
+    judged_until,
+    require_steps_for_planners,
+    resolved_settings,
+)
 from .stage import isolated_generators
 from .summary import Summary, summarise
 
@@ -72,6 +81,7 @@ class CompareSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_steps_for_planners(self)
         for name in ("tasks", "agents"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -122,8 +132,7 @@ class CompareSettings(Settings):
         return self.replace(
             steps=steps,
             evaluations=evaluations,
-            planners_at=not_beyond(steps, self.planners_at),
-            simulator_at=not_beyond(steps, self.simulator_at),
+            **judged_until(steps, self),
         )
 
     def runs(self) -> list[TrainSettings]:
@@ -140,9 +149,7 @@ class CompareSettings(Settings):
                 steps=steps(task),
                 seed=seed,
                 evaluations=self.evaluations,
-                planners_at=not_beyond(steps(task), self.planners_at),
-                planners=self.planners,
-                simulator_at=not_beyond(steps(task), self.simulator_at),
+                **judged_until(steps(task), self),
                 episodes=self.episodes,
                 evaluation_seed=self.evaluation_seed,
                 device=self.device,

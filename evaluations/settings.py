@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from ..core.errors import RunFolderError, SettingsError
 from ..core.files import as_json
@@ -20,9 +19,35 @@ Evaluations = Annotated[int, Range(ge=1, le=10_000)]
 Episodes = Annotated[int, Range(ge=1, le=10_000)]
 
 
-def not_beyond(last: int, steps: Iterable[int]) -> tuple[int, ...]:
-    """Return those of ``steps`` that are not beyond the last one."""
-    return tuple(step for step in steps if step <= last)
+class JudgedByPlanners(Protocol):
+    """Settings that say when agents are judged by which planners."""
+
+    @property
+    def planners_at(self) -> tuple[int, ...]:
+        """At which steps."""
+
+    @property
+    def planners(self) -> tuple[str, ...]:
+        """By which planners; by the usual ones if none is named."""
+
+    @property
+    def simulator_at(self) -> tuple[int, ...]:
+        """At which of these steps in the true simulator, too."""
+
+
+def judged_until(last: int, asked: JudgedByPlanners) -> dict[str, Any]:
+    """Return when and by which planners agents are judged if nothing beyond the step ``last`` is asked for."""
+    when, looked = (tuple(step for step in steps if step <= last) for steps in (asked.planners_at, asked.simulator_at))
+    return {"planners_at": when, "planners": asked.planners if when else (), "simulator_at": looked}
+
+
+def require_steps_for_planners(asked: JudgedByPlanners) -> None:
+    """Raise :class:`SettingsError` where planners are named, and no steps at which they are to judge."""
+    if asked.planners and not asked.planners_at:
+        raise SettingsError(
+            f"{type(asked).__name__}.planners = {asked.planners!r} are never asked: name the steps of evaluations at "
+            "which agents are judged by them (planners_at)."
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,7 @@ class TrainSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_steps_for_planners(self)
         for step in self.planners_at:
             if step not in self.milestones:
                 evaluated = ", ".join(f"{milestone:,}" for milestone in self.milestones)
@@ -101,8 +127,7 @@ class TrainSettings(Settings):
         begun = longer.replace(
             steps=self.steps,
             evaluations=self.evaluations,
-            planners_at=not_beyond(self.steps, longer.planners_at),
-            simulator_at=not_beyond(self.steps, longer.simulator_at),
+            **judged_until(self.steps, longer),
         )
         return bool(as_json(self.to_dict()) == as_json(begun.to_dict()))
 

@@ -27,15 +27,15 @@ class ComputeSettings(Settings):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which a loss is to be computed."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.half(device))
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.in_bf16(device))
 
-    def half(self, device: torch.device) -> bool:
+    def in_bf16(self, device: torch.device) -> bool:
         """Return whether losses are computed in bf16 on ``device``."""
         return self.precision == "bf16" or (self.precision == "auto" and bf16_helps(device))
 
-    def check(self, device: torch.device) -> None:
-        """Warn where updates on ``device`` will take many times as long as they need to."""
-        if self.half(device) and not bf16_helps(device):
+    def warn_if_imitated(self, device: torch.device) -> None:
+        """Warn where bf16 is asked for and ``device`` has no units for it, so that updates take many times as long."""
+        if self.precision == "bf16" and not bf16_helps(device):
             warnings.warn(
                 f"Updates in bf16 are slow here, because the {device.type} of this machine has no units for it: "
                 "compute.precision = 'auto' takes bf16 where they are faster, and fp32 elsewhere.",

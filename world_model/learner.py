@@ -42,7 +42,7 @@ class Learner:
         ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.compute, self._ranks = model.eval(), compute or ComputeSettings(), ranks
-        self.compute.check(model.device)
+        self.compute.warn_if_imitated(model.device)
         model.learn_among(ranks)
         self.optimization = Optimization(
             model.parameters(), settings or OptimizationSettings(), torch_generator(seed, "learner"), ranks

@@ -264,6 +264,9 @@ def test_a_part_of_the_steps_keeps_where_it_is_judged():
     assert part.runs()[0].is_beginning_of(whole.runs()[0])
     assert not whole.runs()[0].is_beginning_of(part.runs()[0])
     assert not part.replace(episodes=3).runs()[0].is_beginning_of(whole.runs()[0])
+    chosen = whole.replace(planners=("cem",))
+    assert [chosen.up_to(steps).runs()[0].planners for steps in (10, 20)] == [(), ("cem",)]
+    assert chosen.up_to(10).runs()[0].is_beginning_of(chosen.runs()[0])
     odd = whole.replace(
         evaluations=3, planners_at=(), simulator_at=()
     )  # after 34, 67 and 100 steps, of which only the last is even

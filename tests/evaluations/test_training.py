@@ -111,7 +111,7 @@ def test_planners_can_be_chosen_and_are_seen_to_before_anything_is_learned(tmp_p
 
     monkeypatch.setattr(stub, "planning_with", planning_with, raising=False)
     with pytest.raises(UnknownNameError, match="cme"):
-        train(settings(planners=["cem", "cme"]), tmp_path / "run")
+        train(settings(planners_at=[50], planners=["cem", "cme"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     train(settings(evaluations=4, planners_at=[50], planners=["cem", "cem+force=-1"]), tmp_path / "run")
     swapped = evaluations(tmp_path / "run")[1]["planners"]
@@ -146,6 +146,11 @@ def test_what_has_no_simulator_is_refused_before_anything_is_learned(tmp_path, s
 def test_the_simulator_is_looked_into_where_planners_are_judged():
     with pytest.raises(SettingsError, match=r"simulator_at = 100 is not one of the steps at which planners are judged"):
         settings(evaluations=2, planners_at=[50], simulator_at=[100])
+
+
+def test_planners_that_never_judge_are_refused():
+    with pytest.raises(SettingsError, match=r"planners = \('icem',\) are never asked: name the steps .*planners_at"):
+        settings(planners=["icem"])
 
 
 def test_planners_are_swapped_at_evaluations_only():
