@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.errors import ForethoughtError
+from ..core.errors import ForethoughtError, SettingsError
 from ..core.memory import keep_freed_memory
 
 COMMANDS = {
@@ -58,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ForethoughtError as error:
         sentence = " ".join(str(error).split())  # wide spaces describe themselves in several lines
+        if isinstance(error, SettingsError):
+            from .options import by_options
+
+            sentence = by_options(sentence, arguments)
         print(f"forethought: {sentence}", file=sys.stderr)
         return USAGE_ERROR
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -76,6 +77,17 @@ def _with_none(arguments: Sequence[str]) -> list[str]:
         spelt.append(argument)
         option = names_option and "=" not in argument
     return spelt
+
+
+def by_options(message: str, arguments: Sequence[str]) -> str:
+    """Return ``message`` with settings called as the options among ``arguments`` that set them, if one does."""
+
+    def option(setting: re.Match[str]) -> str:
+        called = setting[1].replace("_", "-")
+        known = [name for name in written(arguments) if name.removeprefix("--").rpartition(".")[2] == called]
+        return known[0] if len(known) == 1 else setting[0]
+
+    return re.sub(r"\b[A-Z]\w*(?:Settings|Options)\.(\w+)", option, message)
 
 
 def _in_one_sentence(box: str, command: str) -> str:
