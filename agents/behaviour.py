@@ -73,6 +73,10 @@ class BehaviourSettings(OptimizationSettings):
     """By how much, in mean rewards per imagined step, a target may at most differ from what was recorded for what the
     actor would have done instead; none for no limit. Beside the edge of a cliff the difference is all there is, and
     half imagined: whether the actor would have fallen."""
+    imagined_noise: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """By how much the actor's imagined actions are disturbed, in the same measure as those with which it explores. What
+    is then valued is the actor as it explores, which has to keep away from edges that a disturbance might carry it
+    over; with actor_smoothing as large, that is also what the actor climbs."""
     imagined_starts: bool = False
     """Whether the critic also learns on the steps that its targets imagine, as far as the model expects to get there,
     from what they bring: what the actor would do in a recorded state, where it otherwise knows what was done alone, and
@@ -282,7 +286,7 @@ class Behaviour(nn.Module):
         start, steps, end_noise = latents[:, 1], noise.shape[1] - 1, noise[:, -1]
 
         def follow(now: Tensor, step: int) -> Tensor:
-            return self.target_actor.explore(now, noise[:, step], 0.0)
+            return self.target_actor.explore(now, noise[:, step], self.settings.imagined_noise)
 
         path = self._imagined(start, follow, steps, end_noise, model)
         later = path.return_from(0)

@@ -39,15 +39,21 @@ def imagined_target(
     action: float = 0.0,
     reward_scale: float = 1.0,
     limit: float | None = None,
+    noise: float = 0.0,
+    spread: float = 0.0,
 ) -> float:
-    """Return the target of latents 5, 10, 20 and 30 for an actor that takes one action everywhere."""
-    behaviour = make_behaviour(value_expansion=imagined, expansion_limit=limit)
+    """Return the target of latents 5, 10, 20 and 30 for an actor that takes one action everywhere.
+
+    It is disturbed by ``spread`` times ``noise``.
+    """
+    behaviour = make_behaviour(value_expansion=imagined, expansion_limit=limit, imagined_noise=spread)
     behaviour.target_critic = ConstantCritic()
     behaviour.reward_scale.fill_(reward_scale)
     behaviour.target_actor.layers[-1].weight.data.zero_()
     behaviour.target_actor.layers[-1].bias.data.fill_(math.atanh(action))
     latents = torch.tensor([[[5.0], [10.0], [20.0], [30.0]]]).expand(1, 4, 4)[:, : clip.length + 1]
-    return behaviour._imagined_targets(clip, latents, torch.zeros(1, imagined + 1, 2), Countdown(error))[1].item()
+    disturbances = torch.full((1, imagined + 1, 2), noise)
+    return behaviour._imagined_targets(clip, latents, disturbances, Countdown(error))[1].item()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +128,16 @@ def test_of_the_model_only_what_other_actions_change_counts_beside_recorded_step
     recorded = 1 + 0.5 * (2 + 0.5 * 4 + 0.25 * 30)
     other = 0.5 * (0.8 + 0.5 * 0.5 * 0.8)  # two steps, the second reached with probability one half
     assert imagined_target(clip, 2, error, action=0.8) == pytest.approx(recorded + other)
+
+
+@pytest.mark.parametrize(
+    ("noise", "spread", "done"), [(2.0, 0.0, 0.0), (2.0, 0.4, 0.8), (-1.0, 0.3, -0.3), (9.0, 0.2, 1.0)]
+)
+def test_imagined_actions_are_disturbed_as_far_as_they_are_to_be(noise, spread, done):
+    clip = make_clip([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 4.0])
+    recorded = 1 + 0.5 * (2 + 0.5 * 4 + 0.25 * 30)
+    other = 0.5 * (done + 0.5 * 0.5 * done)
+    assert imagined_target(clip, 2, noise=noise, spread=spread) == pytest.approx(recorded + other)
 
 
 @pytest.mark.parametrize(("limit", "believed"), [(0.2, 0.4), (0.49, 0.98), (0.51, 1.0), (None, 1.0)])

@@ -126,6 +126,7 @@ def test_own_actions_change_who_tells_the_actor_and_nothing_else():
         "limited_targets": {"behaviour.expansion_limit": 3.0},
         "varied_noise": {"exploration_spread": 1.0},
         "smoothed_actor": {"behaviour.actor_smoothing": 0.2},
+        "as_explored": {"behaviour.actor_smoothing": 0.2, "behaviour.imagined_noise": 0.2},
         "recorded_targets": {"behaviour.value_expansion": None},
     }
 
