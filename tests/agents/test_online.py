@@ -53,6 +53,37 @@ def test_no_episode_takes_more_than_its_share_of_the_experience(small):
     assert lengths(episode_share=None) == [160] * 4
 
 
+class Trips(Target):
+    """Some episodes end after two steps, in a terminal state, and the others are broken off after ten."""
+
+    def reset(self, **kwargs):
+        outcome = super().reset(**kwargs)
+        self.terminal = bool(self.np_random.random() < 0.3)
+        self.length = 2 if self.terminal else 10
+        return outcome
+
+
+def test_where_episodes_end_they_need_not_be_cut(small, monkeypatch):
+    monkeypatch.setattr("forethought.agents.online.SHORTEST_CUT", 3)
+
+    def lengths(agent):
+        return [int(episode["l"]) for episode in agent._require_training().episodes]
+
+    settings = {**small, "episode_share": 0.01}
+    assert set(lengths(JEPAAgent(Trips, **settings).learn(60))) == {2, 3}
+    unbroken = JEPAAgent(Trips, **settings, cut_where_ends=False).learn(60)
+    first = lengths(unbroken).index(2)
+    before, after = lengths(unbroken)[:first], lengths(unbroken)[first + 1 :]
+    assert set(before) == {3}
+    assert set(after) == {2, 10}
+    resumed = JEPAAgent(Trips, **settings, cut_where_ends=False)
+    assert resumed.restore(unbroken.checkpoint())
+    for agent in (unbroken, resumed):
+        agent.learn(30, reset_num_timesteps=False)
+    assert same(unbroken, resumed)
+    assert 3 not in lengths(resumed)[first:]
+
+
 def test_truncation_is_never_taken_for_termination(small):
     for terminal in (False, True):
         agent = JEPAAgent(lambda terminal=terminal: Target(terminal=terminal), **small).learn(40)
