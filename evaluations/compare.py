@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from ..core.errors import RunFolderError, SettingsError, did_you_mean
+from ..core.errors import RunFolderError, SettingsError, UnknownNameError, did_you_mean
 from ..core.files import damage_reported, read_json, write_json
 from ..core.runs import holds_run
 from ..core.settings import Range, Settings
@@ -211,7 +211,10 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
 
 
 def summarise_folders(
-    folders: Sequence[str | os.PathLike[str]], notes: Sequence[str] = (), anchors: Mapping[str, float] | None = None
+    folders: Sequence[str | os.PathLike[str]],
+    notes: Sequence[str] = (),
+    anchors: Mapping[str, float] | None = None,
+    first: str | None = None,
 ) -> Summary:
     """Read all runs in ``folders`` and say what they show, agents in the order in which they were compared.
 
@@ -219,9 +222,11 @@ def summarise_folders(
         folders: run folders, or folders that hold some at any depth.
         notes: what is known already.
         anchors: returns that count as 1 in normalised scores, by task, instead of what the comparisons have noted.
+        first: the agent that comes first, whose leads over the others are told.
 
     Raises:
         RunFolderError: a folder that does not exist or holds no run.
+        UnknownNameError: there is no run of the agent that is to come first.
         SettingsError: an anchor that is no finite number, or of a task that there is no run of.
         CheckpointError: what a comparison has noted there is damaged.
     """
@@ -229,6 +234,11 @@ def summarise_folders(
     roots = {path.parent: None for folder in map(Path, folders) for path in sorted(folder.rglob(COMPARISON_FILE))}
     known = [read_comparison(root) for root in roots]
     order = [name for one in known for name in one["agents"]]
+    if first is not None:
+        names = {run.settings.name for run in runs}
+        if first not in names:
+            raise UnknownNameError(f"There is no run of an agent {first!r}.{did_you_mean(first, names)}")
+        order.insert(0, first)
     given = dict(anchors or {})
     _check_anchors(given, list(dict.fromkeys(run.settings.task for run in runs)))
     counted = dict(given)

@@ -45,6 +45,7 @@ def report(
     output: str | os.PathLike[str] | None = None,
     title: str | None = None,
     anchors: Mapping[str, float] | None = None,
+    first: str | None = None,
 ) -> Report:
     """Write what the runs in ``folders`` show; a run in progress is shown as far as it has come.
 
@@ -53,14 +54,16 @@ def report(
         output: folder for the report; by default ``report`` inside the first of ``folders``.
         title: headline; by default the agents and tasks.
         anchors: returns that count as 1 in normalised scores, by task, instead of what the comparisons have noted.
+        first: the agent that comes first, whose leads over the others are told.
 
     Raises:
         RunFolderError: a folder that does not exist or holds no run.
+        UnknownNameError: there is no run of the agent that is to come first.
         SettingsError: an anchor of a task that there is no run of.
         WriteError: where the report cannot be written.
     """
     roots = [Path(folder) for folder in ([folders] if isinstance(folders, str | os.PathLike) else folders)]
-    summary = summarise_folders(roots, anchors=anchors)
+    summary = summarise_folders(roots, anchors=anchors, first=first)
     target = Path(output) if output is not None else roots[0] / "report"
     drawn = {name: (light, dark) for name, light, dark in _draw(summary)}
     for name, (light, _) in drawn.items():

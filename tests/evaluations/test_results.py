@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from forethought.core.errors import CheckpointError, RunFolderError
+from forethought.core.errors import CheckpointError, RunFolderError, UnknownNameError
 from forethought.core.runs import Run
 from forethought.evaluations.compare import COMPARISON_FILE, summarise_folders
 from forethought.evaluations.published import Published
@@ -265,6 +265,18 @@ def test_anchors_and_order_are_those_that_the_comparison_has_noted(make_run, tmp
     assert [task.anchor for task in summary.tasks] == [40.0, 10.0]
     assert list(summary.overall) == ["sac", "jepa"]
     assert summary.overall["sac"]["mean"].value == pytest.approx((1.5 / 40 + 1.5 / 10) / 2)
+
+
+def test_any_agent_may_be_the_one_whose_leads_are_told(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run("jepa", seed, (4.0, 5.0), random=0.0)
+        make_run("sac", seed, (1.0, 2.0), random=0.0)
+    (tmp_path / COMPARISON_FILE).write_text('{"agents": ["jepa", "sac"]}')
+    lead = summarise_folders([tmp_path], first="sac").tasks[0].table()
+    assert lead.columns[-1] == "lead of sac"
+    assert [row[-1] for row in lead.rows] == ["", "-3.00 [-3.00, -3.00]"]
+    with pytest.raises(UnknownNameError, match=r"no run of an agent 'scac'.*'sac'"):
+        summarise_folders([tmp_path], first="scac")
 
 
 def test_runs_that_are_not_finished_are_marked_in_every_table(make_run, tmp_path):

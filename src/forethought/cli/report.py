@@ -27,6 +27,8 @@ class ReportOptions:
     anchors: Annotated[dict[str, float], tyro.conf.arg(metavar="TASK RETURN ...")] = field(default_factory=dict)
     """Returns that count as 1 where scores are normalised, such as Hopper-v5 2550; by default those of the comparison,
     or what the best agent returns."""
+    first: Annotated[str | None, tyro.conf.arg(metavar="AGENT")] = None
+    """Agent that comes first, whose leads over the others are told; by default the first that was compared."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -36,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError("Report on what? Such as: forethought report runs.")
     from ..evaluations.report import report
 
-    written = report(options.folders, options.out, options.title, options.anchors)
+    written = report(options.folders, options.out, options.title, options.anchors, options.first)
     print(f"page      {written.html}")
     print(f"table     {written.markdown}")
     print(f"figures   {written.results}")
