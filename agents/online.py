@@ -76,7 +76,7 @@ class OnlineTraining:
         self.control: ControllerState | None = None
         self.amounts = np.zeros(environments.num_envs)  # by which each explores until its episode ends
         self.in_control = False  # not while actions are random
-        self.ended = False  # whether an episode has reached a terminal state
+        self.terminates = False  # whether an episode has reached a terminal state
         self.steps = 0
         self.owed = 0.0
         self.frontier = 0  # rows before it are learned from
@@ -119,13 +119,13 @@ class OnlineTraining:
         callback.on_rollout_start()
         while agent.num_timesteps < until:
             actions = self._act()
-            share = settings.episode_share if settings.cut_where_ends or not self.ended else None
+            share = settings.episode_share if settings.cut_if_terminating or not self.terminates else None
             transition = self.environments.step(actions, longest_episode(share, self.steps))
             self.store.append(actions, transition)
             taken = int(transition.valid.sum())
             self.reward_size_sum += float(np.abs(transition.rewards[transition.valid]).sum())
             self.steps += taken
-            self.ended |= bool(transition.terminated.any())
+            self.terminates |= bool(transition.terminated.any())
             agent.num_timesteps += taken
             infos, rewards, dones = transition.infos, transition.rewards, transition.terminated | transition.truncated
             for info in infos:
@@ -303,7 +303,7 @@ class OnlineTraining:
         """Continue from :meth:`state`'s output and all rows; return whether the open episodes were restored exactly."""
         self.store = EpisodeStore(self.store.observation_shape, self.store.action_dims, self.store.num_envs)
         self.store.restore([_arrays(segment.tensors) for segment in segments], _arrays(state["store"]))
-        self.ended = bool(self.store.arrays()["terminated"].any())
+        self.terminates = bool(self.store.arrays()["terminated"].any())
         for name, value in state["counters"].items():
             setattr(self, name, value)
         for name, stream in state["streams"].items():

@@ -132,9 +132,9 @@ class JEPAAgentSettings(Settings):
     ones are cut, which is not taken for their end, and fresh ones begin. Otherwise the first few episodes, and with
     them whatever position the agent has got stuck in, are nearly all that it learns from. It holds in environments that
     the agent was given by name, as a factory or one by one; none for the environment's own limit alone."""
-    cut_where_ends: bool = True
-    """Whether that also holds once an episode has ended by itself. Where failing ends them, nobody gets stuck in one,
-    and what comes late is met in long ones alone; where reaching the goal does, one still may."""
+    cut_if_terminating: bool = True
+    """Whether that also holds once an episode has reached a terminal state. Where failing ends them, nobody gets stuck
+    in one, and what comes late is met in long ones alone; where reaching the goal does, one still may."""
     batch_size: Annotated[int, Range(ge=2, le=65_536)] = 256
     """Clips per update."""
     endings: Annotated[float, Range(ge=0, le=0.5)] = 0.05

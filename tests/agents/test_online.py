@@ -71,12 +71,12 @@ def test_where_episodes_end_they_need_not_be_cut(small, monkeypatch):
 
     settings = {**small, "episode_share": 0.01}
     assert set(lengths(JEPAAgent(Trips, **settings).learn(60))) == {2, 3}
-    unbroken = JEPAAgent(Trips, **settings, cut_where_ends=False).learn(60)
+    unbroken = JEPAAgent(Trips, **settings, cut_if_terminating=False).learn(60)
     first = lengths(unbroken).index(2)
     before, after = lengths(unbroken)[:first], lengths(unbroken)[first + 1 :]
     assert set(before) == {3}
     assert set(after) == {2, 10}
-    resumed = JEPAAgent(Trips, **settings, cut_where_ends=False)
+    resumed = JEPAAgent(Trips, **settings, cut_if_terminating=False)
     assert resumed.restore(unbroken.checkpoint())
     for agent in (unbroken, resumed):
         agent.learn(30, reset_num_timesteps=False)

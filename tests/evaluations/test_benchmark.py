@@ -101,7 +101,7 @@ def test_levers_change_one_thing_each():
     assert changed == {
         "recorded_targets": {"behaviour.value_expansion": None},
         "whole_episodes": {"episode_share": None},
-        "whole_where_ends": {"cut_where_ends": False},
+        "whole_if_terminating": {"cut_if_terminating": False},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
         "half_batch": {"batch_size": 128},

@@ -165,6 +165,13 @@ def test_report_writes_a_page_about_a_run(forethought, trained, tmp_path):
     assert "Pendulum-v1" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_a_report_tells_the_leads_of_an_agent_that_there_is(forethought, trained, tmp_path):
+    refused = forethought("report", trained, "--first", "jepaa", "--out", tmp_path / "report")
+    assert refused.is_one_sentence_about("'jepaa'", "'jepa'"), refused
+    assert not list(tmp_path.iterdir())
+    assert forethought("report", trained, "--first", "jepa", "--out", tmp_path / "report").code == 0
+
+
 def _start(*arguments: object) -> subprocess.Popen[str]:
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
