@@ -104,7 +104,7 @@ def _bare_actor() -> PlanningSettings:
 class JEPAAgentSettings(Settings):
     """Settings of a :class:`~forethought.JEPAAgent`."""
 
-    BEFORE = {"episode_share": None}
+    BEFORE = {"episode_share": None, "cut_if_terminating": True}
 
     model: JEPASettings = field(default_factory=JEPASettings)
     """The world model; where observations are images and it has no vision, it is given one that fits them."""
@@ -132,7 +132,7 @@ class JEPAAgentSettings(Settings):
     ones are cut, which is not taken for their end, and fresh ones begin. Otherwise the first few episodes, and with
     them whatever position the agent has got stuck in, are nearly all that it learns from. It holds in environments that
     the agent was given by name, as a factory or one by one; none for the environment's own limit alone."""
-    cut_if_terminating: bool = True
+    cut_if_terminating: bool = False
     """Whether that also holds once an episode has reached a terminal state. Where failing ends them, nobody gets stuck
     in one, and what comes late is met in long ones alone; where reaching the goal does, one still may."""
     batch_size: Annotated[int, Range(ge=2, le=65_536)] = 256

@@ -70,13 +70,13 @@ def test_where_episodes_end_they_need_not_be_cut(small, monkeypatch):
         return [int(episode["l"]) for episode in agent._require_training().episodes]
 
     settings = {**small, "episode_share": 0.01}
-    assert set(lengths(JEPAAgent(Trips, **settings).learn(60))) == {2, 3}
-    unbroken = JEPAAgent(Trips, **settings, cut_if_terminating=False).learn(60)
+    assert set(lengths(JEPAAgent(Trips, **settings, cut_if_terminating=True).learn(60))) == {2, 3}
+    unbroken = JEPAAgent(Trips, **settings).learn(60)
     first = lengths(unbroken).index(2)
     before, after = lengths(unbroken)[:first], lengths(unbroken)[first + 1 :]
     assert set(before) == {3}
     assert set(after) == {2, 10}
-    resumed = JEPAAgent(Trips, **settings, cut_if_terminating=False)
+    resumed = JEPAAgent(Trips, **settings)
     assert resumed.restore(unbroken.checkpoint())
     for agent in (unbroken, resumed):
         agent.learn(30, reset_num_timesteps=False)

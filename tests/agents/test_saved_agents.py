@@ -41,17 +41,19 @@ def test_a_saved_agent_is_the_one_it_was_though_defaults_have_changed_since(smal
     }
     for part, settings in before.items():
         small[part] |= settings
-    JEPAAgent(Target, episode_share=None, **small).save(tmp_path / "agent")
+    cuts = {"episode_share": None, "cut_if_terminating": True}
+    JEPAAgent(Target, **cuts, **small).save(tmp_path / "agent")
     file = load_archive(tmp_path / "agent.zip")
     saved = file.documents["agent"]["settings"]
-    del saved["episode_share"]
+    for name in cuts:
+        del saved[name]
     for part, settings in before.items():
         for name in settings:
             del saved[part][name]
     save_archive(tmp_path / "old.zip", file.documents, file.tensors)
     loaded = JEPAAgent.load(tmp_path / "old").settings
     assert loaded == JEPAAgent.load(tmp_path / "agent").settings
-    assert loaded.episode_share is None
+    assert (loaded.episode_share, loaded.cut_if_terminating) == (None, True)
     for part, settings in before.items():
         assert {name: getattr(getattr(loaded, part), name) for name in settings} == settings
 

@@ -98,10 +98,13 @@ def changes(name):
 def test_levers_change_one_thing_each():
     plain, changed = changes("levers")
     acting = plain["acting"] | {"planner": "auto", "horizon": 3, "budget": 32, "proposals": 8}
+    assert plain["cut_if_terminating"]
+    uncut = {name for name, ours in changed.items() if ours.pop("cut_if_terminating", True) is False}
+    assert uncut == set(changed) - {"recorded_targets", "whole_episodes", "slow_critic", "fast_actor", "half_batch"}
     assert changed == {
         "recorded_targets": {"behaviour.value_expansion": None},
         "whole_episodes": {"episode_share": None},
-        "whole_if_terminating": {"cut_if_terminating": False},
+        "whole_if_terminating": {},
         "slow_critic": {"behaviour.learning_rate": 3e-4},
         "fast_actor": {"behaviour.actor_learning_rate": 1e-3},
         "half_batch": {"batch_size": 128},

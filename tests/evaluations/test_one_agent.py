@@ -113,8 +113,9 @@ def test_settings_asked_for_and_the_same_by_default_are_one_agent(make_run, tmp_
 def test_a_setting_that_a_run_is_too_old_to_know_is_what_it_was_before_it_could_be_set(make_run, tmp_path):
     before = {"planning": {"doubt": 0.0, "bootstrap": "last"}, "behaviour": {"value_expansion": None}}
     before["behaviour"]["averaging_rate"] = 1.0
-    whole = JEPAAgentSettings(model=SIGREG, episode_share=None, **before).to_dict()
-    older = {name: value for name, value in whole.items() if name != "episode_share"}
+    cuts = {"episode_share": None, "cut_if_terminating": True}
+    whole = JEPAAgentSettings(model=SIGREG, **cuts, **before).to_dict()
+    older = {name: value for name, value in whole.items() if name not in cuts}
     for part, unknown in (before | {"model": SIGREG}).items():
         older[part] = {name: value for name, value in whole[part].items() if name not in unknown}
     for seed, noted in enumerate((older, whole)):
