@@ -13,7 +13,9 @@ is a table::
 
 What all agents are set to alike stands in a table ``[settings]``, whose single settings an agent can have otherwise. A
 setting of "none" is nothing, for which TOML has no word. What others have published about its tasks can stand beside
-them; see :class:`.published.Published`.
+them; see :class:`.published.Published`. A table ``[rivals]`` names whom the first agent is to be ahead of::
+
+    SAC = ["sac", "sac_zoo"]         # on each task the better one counts
 """
 
 from __future__ import annotations
@@ -86,6 +88,11 @@ def read_benchmark(name: str | os.PathLike[str]) -> CompareSettings:
             if task not in asked.tasks:
                 hint = did_you_mean(task, asked.tasks)
                 raise SettingsError(f"{path}: {one.label}: {task!r} is not among the tasks compared.{hint}")
+    for rival, members in asked.rivals.items():
+        for name in members:
+            if name not in asked.agents[1:]:
+                hint = did_you_mean(str(name), asked.agents[1:])
+                raise SettingsError(f"{path}: rivals.{rival}: {name!r} is no agent beside the first one.{hint}")
     return asked
 
 

@@ -75,6 +75,9 @@ class CompareSettings(Settings):
     """Returns that count as 1 where scores are normalised; on other tasks the best agent's mean does."""
     published: tuple[Published, ...] = ()
     """What others have published about these tasks, shown beside what is measured here."""
+    rivals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Agents that the first one is to be ahead of, by what they are called together: of several, on each task the best
+    counts. Of those that are not compared here, nothing is claimed."""
 
     _named: ClassVar = {"variants": "agents", "agent_settings": "agents", "task_steps": "tasks", "anchors": "tasks"}
     """Fields that hold something for some of the tasks or agents."""
@@ -89,6 +92,9 @@ class CompareSettings(Settings):
         others = [one.agent for one in self.published]
         if len(set(others)) < len(others):
             raise SettingsError(f"CompareSettings.published = {others!r} must name no agent twice.")
+        for rival, members in self.rivals.items():
+            if not isinstance(members, list | tuple) or not members:
+                raise SettingsError(f"CompareSettings.rivals.{rival} = {members!r} must be a list of agents.")
         for name in self.variants:
             if not name[:1].isalnum():  # folders are named after it
                 raise SettingsError(f"CompareSettings.variants: the name {name!r} must begin with a letter or a digit.")
@@ -196,6 +202,7 @@ def compare(settings: CompareSettings, folder: str | os.PathLike[str], on_change
     published = {one.agent: one for one in [*before["published"], *settings.published]}.values()
     comparison = {"settings": settings.to_dict(), "agents": order, "anchors": anchors}
     comparison |= {"published": [one.to_dict() for one in published], "command": command}
+    comparison |= {"rivals": {**before["rivals"], **settings.rivals}}
     write_json(root / COMPARISON_FILE, comparison)
     report = on_change or (lambda jobs, job: None)
     report(jobs, None)
@@ -215,6 +222,8 @@ def summarise_folders(
     notes: Sequence[str] = (),
     anchors: Mapping[str, float] | None = None,
     first: str | None = None,
+    tasks: Sequence[str] | None = None,
+    steps: int | None = None,
 ) -> Summary:
     """Read all runs in ``folders`` and say what they show, agents in the order in which they were compared.
 
@@ -223,14 +232,26 @@ def summarise_folders(
         notes: what is known already.
         anchors: returns that count as 1 in normalised scores, by task, instead of what the comparisons have noted.
         first: the agent that comes first, whose leads over the others are told.
+        tasks: only these, in this order; all by default.
+        steps: only what was seen until then, as if no run had gone on; see :meth:`~.results.RunResult.until`.
 
     Raises:
-        RunFolderError: a folder that does not exist or holds no run.
-        UnknownNameError: there is no run of the agent that is to come first.
+        RunFolderError: a folder that does not exist or holds no run, or runs of which none was evaluated until then.
+        UnknownNameError: there is no run of the agent that is to come first, or of one of the tasks.
         SettingsError: an anchor that is no finite number, or of a task that there is no run of.
         CheckpointError: what a comparison has noted there is damaged.
     """
     runs, unread = read_results(folders)
+    if tasks is not None:
+        present = {run.settings.task for run in runs}
+        for task in tasks:
+            if task not in present:
+                raise UnknownNameError(f"There is no run of a task {task!r}.{did_you_mean(task, present)}")
+        runs = [run for task in tasks for run in runs if run.settings.task == task]
+    if steps is not None:
+        runs = [run.until(steps) for run in runs]
+        if not any(len(run.steps) for run in runs):
+            raise RunFolderError(f"No run was evaluated within {steps:,} steps.")
     roots = {path.parent: None for folder in map(Path, folders) for path in sorted(folder.rglob(COMPARISON_FILE))}
     known = [read_comparison(root) for root in roots]
     order = [name for one in known for name in one["agents"]]
@@ -247,7 +268,8 @@ def summarise_folders(
         if counted.setdefault(task, value) != value:
             differing.append(f"{task}: comparisons differ in the anchor; {counted[task]:,g} counts, not {value:,g}.")
     published = [one for noted in known for one in noted["published"]]
-    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), counted, published)
+    rivals = {name: agents for noted in known for name, agents in noted["rivals"].items()}
+    return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), counted, published, rivals)
 
 
 def _check_anchors(anchors: Mapping[str, float], tasks: Sequence[str]) -> None:
@@ -298,20 +320,21 @@ def _built_settings(run: TrainSettings) -> dict[str, Any]:
 def read_comparison(root: Path) -> dict[str, Any]:
     """Return what the comparison in ``root`` has noted.
 
-    That is its agents in order, anchors by task, what others have published and, if any, its command.
+    That is its agents in order, anchors by task, what others have published, rivals and, if any, its command.
 
     Raises:
         CheckpointError: its file is damaged.
     """
     path = root / COMPARISON_FILE
     if not path.exists():
-        return {"agents": [], "anchors": {}, "published": []}
+        return {"agents": [], "anchors": {}, "published": [], "rivals": {}}
     known = read_json(path)
     with damage_reported(path):
         noted: dict[str, Any] = {
             "agents": [str(name) for name in known.get("agents", [])],
             "anchors": {str(task): float(value) for task, value in known.get("anchors", {}).items()},
             "published": [Published.from_dict(one) for one in known.get("published", [])],
+            "rivals": {str(name): tuple(map(str, agents)) for name, agents in known.get("rivals", {}).items()},
         }
         return noted | ({"command": str(known["command"])} if "command" in known else {})
 

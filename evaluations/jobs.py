@@ -144,16 +144,16 @@ class Job:
         FolderLock(self.folder).release()  # refuses, by name, a folder in use
 
     def make_way(self) -> None:
-        """Let what an earlier call left go on to what is asked for; what cannot go on is moved aside."""
+        """Let what an earlier call left go on to what is asked for; what cannot go on is moved aside, as it is."""
         if not holds_run(self.folder):
             return
         run = Run.open(self.folder)
-        if self._extends:
-            with run.locked():
-                run.extend(self.settings.to_dict())
         if not run.checkpoints():
             aside = (self.folder.with_name(f".{self.folder.name}.abandoned_{number}") for number in range(1, 1000))
             self.folder.rename(next(path for path in aside if not path.exists()))
+        elif self._extends:
+            with run.locked():
+                run.extend(self.settings.to_dict())
 
     def start(self) -> None:
         """Begin the run, or go on with it.

@@ -46,6 +46,8 @@ def report(
     title: str | None = None,
     anchors: Mapping[str, float] | None = None,
     first: str | None = None,
+    tasks: Sequence[str] | None = None,
+    steps: int | None = None,
 ) -> Report:
     """Write what the runs in ``folders`` show; a run in progress is shown as far as it has come.
 
@@ -55,15 +57,17 @@ def report(
         title: headline; by default the agents and tasks.
         anchors: returns that count as 1 in normalised scores, by task, instead of what the comparisons have noted.
         first: the agent that comes first, whose leads over the others are told.
+        tasks: only these, in this order; all by default.
+        steps: only what was seen until then, as if no run had gone on.
 
     Raises:
         RunFolderError: a folder that does not exist or holds no run.
-        UnknownNameError: there is no run of the agent that is to come first.
+        UnknownNameError: there is no run of the agent that is to come first, or of one of the tasks.
         SettingsError: an anchor of a task that there is no run of.
         WriteError: where the report cannot be written.
     """
     roots = [Path(folder) for folder in ([folders] if isinstance(folders, str | os.PathLike) else folders)]
-    summary = summarise_folders(roots, anchors=anchors, first=first)
+    summary = summarise_folders(roots, anchors=anchors, first=first, tasks=tasks, steps=steps)
     target = Path(output) if output is not None else roots[0] / "report"
     drawn = {name: (light, dark) for name, light, dark in _draw(summary)}
     for name, (light, _) in drawn.items():
@@ -162,9 +166,7 @@ def _provenance(summary: Summary, roots: Sequence[Path]) -> str:
         f"{name} {version}" for start in starts for name, version in start.get("versions", {}).items() if version
     }
     machines = {f"{start.get('platform')}, {start.get('cores')} cores" for start in starts}
-    commits = {
-        f"{git['commit'][:12]}{', modified' if git['modified'] else ''}" for s in starts if (git := s.get("git"))
-    }
+    commits = {commit for run in runs for commit in run.commits}
     facts = [
         ("versions", ", ".join(sorted(versions))),
         ("machine", "; ".join(sorted(machines))),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..core.files import damage_reported, read_json
 from ..core.runs import Run, Status
 from ..core.settings import completed, merged
 from .promises import Promises
-from .settings import TrainSettings, settings_of
+from .settings import TrainSettings, judged_until, settings_of
 
 Array = NDArray[np.float64]
 
@@ -107,6 +108,38 @@ class RunResult:
     faults: int
     random_return: float | None
 
+    def until(self, steps: int) -> RunResult:
+        """Return what was known of the run once it had taken ``steps`` steps, finished if it was evaluated then.
+
+        What an agent was judged by later is left out, and so are evaluations beyond; settings are those of a run that
+        was to end there, if that is one of its evaluations.
+        """
+        kept = self.steps <= steps
+        if not len(self.steps) or self.steps[-1] < steps:
+            return self  # it has not come so far
+        known = {
+            name: getattr(self, name)[kept]
+            for name in ("steps", "returns", "cpu_seconds", "wall_seconds", "memory_mb", "policy_returns")
+            if getattr(self, name) is not None
+        }
+        checks = self.health["step"] <= steps if "step" in self.health else None
+        asked, milestones = self.settings, self.settings.milestones
+        if steps in milestones:
+            evaluations = milestones.index(steps) + 1
+            shorter = asked.replace(steps=steps, evaluations=evaluations, **judged_until(0, asked))
+            if shorter.milestones == milestones[:evaluations]:
+                asked = shorter.replace(**judged_until(steps, asked))
+        finished = steps in self.steps
+        return replace(
+            self,
+            settings=asked,
+            status="finished" if finished else self.status,
+            reason=None if finished else self.reason,
+            swapped={step: judged for step, judged in self.swapped.items() if step <= steps},
+            health={name: values[checks] for name, values in self.health.items()},
+            **known,
+        )
+
     @property
     def agent_settings(self) -> dict[str, Any]:
         """All settings that the agent worked with; see :func:`noted_settings`."""
@@ -133,13 +166,20 @@ class RunResult:
 
     @property
     def conditions(self) -> dict[str, frozenset[str]]:
-        """Versions of libraries and the processor that the run has seen, by name, as far as it has noted them."""
+        """Versions of libraries, processor and device that the run has seen, by name, as far as it has noted them."""
         starts: list[dict[str, Any]] = self.manifest.get("starts", [])
         known = [start.get("versions", {}) | {"processor": start.get("processor")} for start in starts]
+        known.append({"device": self.manifest.get("device")})
         return {
             name: frozenset(str(found) for one in known if (found := one.get(name)) is not None)
             for name in sorted({name for one in known for name in one})
         }
+
+    @property
+    def commits(self) -> frozenset[str]:
+        """Commits of Forethought that the run has seen, shortened, as far as it was run from a clone."""
+        noted = [git for start in self.manifest.get("starts", []) if (git := start.get("git"))]
+        return frozenset(f"{git['commit'][:7]}{', modified' if git['modified'] else ''}" for git in noted)
 
     @property
     def name(self) -> str:
@@ -237,11 +277,14 @@ def read_results(folders: Iterable[str | os.PathLike[str]]) -> tuple[list[RunRes
     runs: dict[tuple[str, str, int], RunResult] = {}
     notes = []
     for path in found:
-        try:
-            run = read_run(path)
-        except ForethoughtError as error:
-            notes.append(f"Left out: {error}")
-            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                run = read_run(path)
+            except ForethoughtError as error:
+                notes.append(f"Left out: {error}")
+                continue
+        notes += [str(warning.message) for warning in caught]
         key = run.settings.task, run.variant, run.settings.seed
         if key in runs:
             kept, left = sorted((runs[key], run), key=lambda one: (one.status != "finished", -len(one.steps)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from .ahead import Standing, ahead_table, standing
+from .caveats import commit_caveats, condition_caveats, namesakes, task_caveats
 from .cells import LAST_EVALUATIONS, Cell, make_cell
-from .jobs import LOG_FILE
 from .planner_worth import PlannersOverall, planner_worth, planners_overall
 from .published import Published, beside_published
 from .representation import latents_at_the_end, representation_table
@@ -21,8 +22,6 @@ from .tables import Table
 
 CPU_HOURS = (0.25, 0.5, 1.0, 2.0)
 """Of training, after which agents are compared beside the same steps."""
-TASK_LIBRARIES = ("gymnasium", "mujoco")
-"""Those that tasks are made of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +120,27 @@ class Summary:
     Attributes:
         tasks: one summary per task.
         notes: what a reader must know before believing it: missing seeds, faults, step counts that differ.
+        rivals: agents that the first one is to be ahead of, by what they are called together.
     """
 
     tasks: Sequence[TaskSummary]
     notes: Sequence[str]
+    rivals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """Label of the agent whose leads are told."""
+        return self.tasks[0].cells[0].label if self.tasks else ""
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """How the first agent stands to each rival of which there are runs."""
+        known = {cell.label for task in self.tasks for cell in task.cells} - {self.first}
+        return [
+            standing(self.tasks, self.first, rival, agents)
+            for rival, agents in self.rivals.items()
+            if known.intersection(agents)
+        ]
 
     @cached_property
     def overall(self) -> dict[str, dict[str, Estimate]]:
@@ -138,10 +154,9 @@ class Summary:
         normalised: dict[str, list[Array]] = {}
         gains: dict[str, list[Array]] = {}
         leads: dict[str, list[Array]] = {}
-        first = self.tasks[0].cells[0].label if self.tasks else ""
         for task in self.tasks:
             scored = [cell for cell in task.cells if cell.scores is not None]
-            leader = next((cell for cell in scored if cell.label == first), None)
+            leader = next((cell for cell in scored if cell.label == self.first), None)
             low, unit = task.random_return, task.unit
             if low is None or unit is None or (task.anchor is None and len(scored) < 2):
                 return {}
@@ -201,17 +216,20 @@ class Summary:
         return [*own, *self.overall_tables()]
 
     def overall_tables(self) -> list[Table]:
-        """Return one table of agents that have scores on several tasks, and one of planners that judged several."""
-        return [*([self._agents_table()] if self.overall else []), *([self.planners.table()] if self.planners else [])]
+        """Return what there is to say of agents over several tasks, of the first one's rivals, and of planners."""
+        return [
+            *([self._agents_table()] if self.overall else []),
+            *([ahead_table(self.tasks, self.first, self.standings)] if self.standings else []),
+            *([self.planners.table()] if self.planners else []),
+        ]
 
     def _agents_table(self) -> Table:
-        first = self.tasks[0].cells[0].label
         known = {name for scores in self.overall.values() for name in scores}
         heads = {
             "iqm": "normalised (IQM)",
             "mean": "normalised (mean)",
             "planning": "gain of planning (mean)",
-            "lead": f"lead of {first} (mean)",
+            "lead": f"lead of {self.first} (mean)",
         }
         shown = [name for name in heads if name in known]
         columns = ["agent", *(heads[name] for name in shown)]
@@ -252,6 +270,7 @@ class Summary:
                 label: {name: score.to_dict() for name, score in scores.items()}
                 for label, scores in self.overall.items()
             },
+            "ahead": {one.rival: one.to_dict() for one in self.standings},
             "planners": self.planners.to_dict() if self.planners else None,
             "notes": list(self.notes),
         }
@@ -263,6 +282,7 @@ def summarise(
     order: Sequence[str] = (),
     anchors: Mapping[str, float] | None = None,
     published: Sequence[Published] = (),
+    rivals: Mapping[str, Sequence[str]] | None = None,
 ) -> Summary:
     """Group ``runs`` by task and agent and work out what may be claimed.
 
@@ -272,6 +292,7 @@ def summarise(
         order: names of agents in the order wanted; the others follow by name, the random agent last.
         anchors: returns that count as 1 in normalised scores, by task; where there is none, the best agent's mean does.
         published: what others have published.
+        rivals: agents that the first one is to be ahead of, by what they are called together.
     """
     rank = {name: index for index, name in enumerate([*order, *([] if "jepa" in order else ["jepa"])])}
     tasks, found = [], list(notes)
@@ -284,49 +305,16 @@ def summarise(
         finished = [run for run in mine if run.status == "finished" and len(run.steps)]
         grid = _grid(finished)
         cells = [make_cell(_label(variant, variants), group, grid) for variant, group in groups.items()]
-        found += _warnings(task, cells, finished, grid)
+        found += task_caveats(task, cells, finished, grid)
         references = [run.random_return for run in mine if run.random_return is not None]
         reference = float(np.mean(references)) if references and np.isfinite(references).all() else None
         anchor = (anchors or {}).get(task)
         theirs = {one.agent: one for one in reversed(published) if task in one.returns}  # the first of each agent
         horizon = None if grid is None else float(grid[-1])
         tasks.append(TaskSummary(task, cells, horizon, reference, anchor, list(theirs.values())[::-1]))
-    return Summary(tasks, [*found, *_conditions(runs), *_namesakes(tasks)])
-
-
-def _namesakes(tasks: Sequence[TaskSummary]) -> list[str]:
-    """Return a note for each name by which agents were asked for with other settings on another task.
-
-    Where they have the same settings in all, it does not matter by what words; nor do settings that fit the task.
-    """
-    asked: dict[str, list[set[str]]] = {}
-    for cell in (cell for task in tasks for cell in task.cells):
-        words = {json.dumps(run.asked, sort_keys=True) for run in cell.runs}
-        asked.setdefault(cell.label, []).append(words | {run.variant for run in cell.runs})
-    return [
-        f"{label} was asked for with other settings, or began from something else, on another task: over all tasks it "
-        "is taken for one agent."
-        for label, of_tasks in asked.items()
-        if not set.intersection(*of_tasks)
-    ]
-
-
-def _conditions(runs: Sequence[RunResult]) -> list[str]:
-    """Return a note for each thing beside the settings that was not the same for all finished runs."""
-    seen = [run.conditions for run in runs if run.status == "finished"]
-    notes = []
-    for name in sorted({name for one in seen for name in one}, key=lambda one: (one == "processor", one)):
-        used = sorted(frozenset().union(*(one.get(name, frozenset()) for one in seen)))
-        if len(used) < 2:
-            continue
-        if name == "processor":
-            notes.append(
-                f"The runs were not made on one kind of processor ({'; '.join(used)}): CPU times cannot be compared."
-            )
-        else:
-            what = ": tasks may differ between them" if name in TASK_LIBRARIES else ""
-            notes.append(f"The runs were not made with one version of {name} ({', '.join(used)}){what}.")
-    return notes
+    every = [cell for task in tasks for cell in task.cells]
+    found += [*condition_caveats(runs), *commit_caveats(every), *namesakes(every)]
+    return Summary(tasks, found, dict(rivals or {}))
 
 
 def _grid(finished: Sequence[RunResult]) -> Array | None:
@@ -334,34 +322,6 @@ def _grid(finished: Sequence[RunResult]) -> Array | None:
         return on_common_grid([(run.steps, np.zeros(len(run.steps))) for run in finished])[0]
     except ValueError:
         return None
-
-
-def _warnings(task: str, cells: Sequence[Cell], finished: Sequence[RunResult], grid: Array | None) -> list[str]:
-    notes = []
-    for cell in cells:
-        if cell.refusal:
-            notes.append(f"{cell.label} on {task}: no claim, because {cell.refusal}.")
-        elif len(cell.counted) == 1:
-            notes.append(f"{cell.label} on {task}: a single seed, so nothing is known of the spread between seeds.")
-        for run in cell.runs:
-            if run.status != "finished":
-                log = f"; see {run.folder / LOG_FILE}" if (run.folder / LOG_FILE).exists() else ""
-                why = f" ({run.reason}{log})" if run.reason else ""
-                at = f" after its evaluation at step {run.steps[-1]:,.0f}" if len(run.steps) else ""
-                notes.append(f"{run.name}: {run.status}{at}{why}; it does not count.")
-            if run.faults:
-                notes.append(f"{run.name}: {run.faults} held-out episodes were cut as faulty and are left out.")
-    if len({run.settings.steps for run in finished}) > 1 and grid is not None:
-        notes.append(
-            f"{task}: the runs differ in length; they are compared at {grid[-1]:,.0f} steps, which all reached."
-        )
-    if len({(run.settings.evaluation_seed, run.settings.episodes) for run in finished}) > 1:
-        notes.append(f"{task}: the runs were not judged on the same held-out episodes.")
-    seeds = {cell.label: {run.settings.seed for run in cell.counted} for cell in cells if cell.scores is not None}
-    if len({frozenset(some) for some in seeds.values()}) > 1:
-        listed = "; ".join(f"{label}: {', '.join(map(str, sorted(some)))}" for label, some in seeds.items())
-        notes.append(f"{task}: the agents did not run the same seeds ({listed}).")
-    return notes
 
 
 def _chance(first: Cell, other: Cell) -> str:

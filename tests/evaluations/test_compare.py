@@ -200,7 +200,9 @@ def test_a_finished_run_goes_on_when_more_is_asked_of_it(scripted):
     compare(settings(), scripted, lambda jobs, job: seen.append(states(jobs)))
     assert seen[-1] == {0: "finished"}
     assert json.loads((scripted / "Task-v0/sac/seed_0/config.json").read_text())["steps"] == 30
-    assert (scripted / "Task-v0/sac/.seed_0.abandoned_1/log.txt").exists()
+    before = Run.open(scripted / "Task-v0/sac/.seed_0.abandoned_1")
+    assert (before.status, before.config["steps"]) == ("finished", 20), "as it was"
+    assert (before.folder / "log.txt").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*goes on with other settings")

@@ -164,5 +164,39 @@ def test_other_libraries_and_processors_are_told(make_run, tmp_path):
     assert [note for note in summary_of(tmp_path).notes if "The runs were not made" in note] == [
         "The runs were not made with one version of gymnasium (1.4.0, 1.5.0): tasks may differ between them.",
         "The runs were not made with one version of torch (2.11.0, 2.13.0).",
-        "The runs were not made on one kind of processor (AMD EPYC; Xeon): CPU times cannot be compared.",
+        "The runs were not made on one kind of processor (AMD EPYC; Xeon): times cannot be compared, and what "
+        "compute.precision=auto stands for may differ.",
+    ]
+
+
+def test_other_devices_and_commits_are_told(make_run, tmp_path):
+    def note(agent, seed, device, commit, modified=False):
+        with Run.open(make_run(agent, seed=seed)) as run:
+            run.note(starts=[{"git": {"commit": commit * 40, "modified": modified}}], device=device)
+            run.set_status("finished")
+
+    note("jepa", 0, "cpu", "a")
+    note("jepa", 1, "cpu", "a")
+    note("sac", 0, "cpu", "b")
+    assert not [note for note in summary_of(tmp_path).notes if "made" in note]
+    note("jepa", 2, "cuda", "a", modified=True)
+    assert [note for note in summary_of(tmp_path).notes if "made" in note] == [
+        "The runs were not made on one kind of device (cpu; cuda): times cannot be compared, and what "
+        "compute.precision=auto stands for may differ.",
+        "Not all runs of an agent were made at one commit, so that what is not a setting may differ (jepa: aaaaaaa, "
+        "aaaaaaa, modified).",
+    ]
+
+
+def test_what_is_damaged_in_a_log_and_what_was_read_between_evaluations_are_told(make_run, tmp_path):
+    log = make_run("jepa", 0, (1.0, 2.0, 3.0, 4.0)) / "metrics.jsonl"
+    make_run("sac", 0, (1.0, 2.0, 3.0, 4.0))
+    assert not [note for note in summary_of(tmp_path).notes if "damaged" in note or "read off" in note]
+    lines = log.read_text().splitlines()
+    lines[4] = lines[4].replace('"step"', '"stop"')  # of step 200
+    log.write_text("\n".join(lines) + "\n")
+    notes = summary_of(tmp_path).notes
+    assert [note for note in notes if "damaged" in note] == [f"{log}, line 5, is damaged and was left out."]
+    assert [note for note in notes if "read off" in note] == [
+        "Task-v0: not judged at the very steps at which all are compared, but read off between evaluations: jepa, sac."
     ]

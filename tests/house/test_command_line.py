@@ -172,6 +172,22 @@ def test_a_report_tells_the_leads_of_an_agent_that_there_is(forethought, trained
     assert forethought("report", trained, "--first", "jepa", "--out", tmp_path / "report").code == 0
 
 
+def test_a_report_may_be_about_some_tasks_and_some_of_the_steps(forethought, trained, tmp_path):
+    part = ("--tasks", "Pendulum-v1", "--out", tmp_path / "report")
+    longer = tmp_path / "longer"
+    shutil.copytree(trained, longer)
+    with Run.open(longer) as run:
+        (last,) = {row["step"] for row in run.read_metrics() if "evaluation/returns" in row}
+        run.log({"evaluation/returns": [-1.0, -2.0], "time/cpu_seconds": 1e6}, 2 * last)
+    for asked, horizon in (([], 2 * last), (["--steps", last], last)):
+        assert forethought("report", longer, *asked, *part).code == 0
+        (task,) = json.loads((tmp_path / "report" / "results.json").read_text())["tasks"].values()
+        assert task["horizon"] == horizon
+    assert forethought("report", longer, "--steps", 0, *part).is_one_sentence_about("--steps 0")
+    assert forethought("report", longer, "--steps", 1, *part).is_one_sentence_about("within 1 steps")
+    assert forethought("report", trained, "--tasks", "Pendulum-v2").is_one_sentence_about("'Pendulum-v1'")
+
+
 def _start(*arguments: object) -> subprocess.Popen[str]:
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

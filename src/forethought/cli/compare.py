@@ -40,6 +40,7 @@ class CompareOptions(CompareSettings):
     variants: Suppress[dict[str, str]] = field(default_factory=dict)
     anchors: Suppress[dict[str, float]] = field(default_factory=dict)
     published: Suppress[tuple[Published, ...]] = ()
+    rivals: Suppress[dict[str, tuple[str, ...]]] = field(default_factory=dict)
     benchmark: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.toml")] = None
     """A comparison that is written down; --tasks, --agents and --steps then name the part of it to make, and --seeds
     more or fewer seeds than it asks for. What was made of it goes on when more is asked for."""

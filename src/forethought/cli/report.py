@@ -29,6 +29,10 @@ class ReportOptions:
     or what the best agent returns."""
     first: Annotated[str | None, tyro.conf.arg(metavar="AGENT")] = None
     """Agent that comes first, whose leads over the others are told; by default the first that was compared."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...")] = ()
+    """Only these tasks; by default all that there are runs of."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
+    """Only what was seen until then: a run that has gone on since counts as finished there."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,7 +42,10 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError("Report on what? Such as: forethought report runs.")
     from ..evaluations.report import report
 
-    written = report(options.folders, options.out, options.title, options.anchors, options.first)
+    if options.steps is not None and options.steps < 1:
+        raise SettingsError(f"--steps {options.steps:,} must be at least 1.")
+    tasks = options.tasks or None
+    written = report(options.folders, options.out, options.title, options.anchors, options.first, tasks, options.steps)
     print(f"page      {written.html}")
     print(f"table     {written.markdown}")
     print(f"figures   {written.results}")

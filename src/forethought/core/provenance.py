@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "sse2")
-LIBRARIES = ("forethought", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+LIBRARIES = ("forethought", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "sb3-contrib")
 
 
 def describe_process() -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""Ahead: whether one agent is ahead of its rivals, by a rule that does not depend on what is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .cells import Cell
+from .results import Array
+from .statistics import Estimate, estimate, mean
+from .tables import Table
+
+
+class Ranked(Protocol):
+    """A task on which agents are compared."""
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+
+    @property
+    def cells(self) -> Sequence[Cell]:
+        """One per agent."""
+
+    @property
+    def unit(self) -> float | None:
+        """What 1 is worth in normalised scores, beyond acting at random."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the first agent stands to one rival, which may be several agents: on each task the best of them counts.
+
+    Attributes:
+        rival: its name.
+        leads: by task, the agent that counts there, and by how much the first one leads, mean over paired seeds.
+        overall: mean over the tasks of the leads in normalised scores, stratified by task.
+        lacking: what keeps from saying more, such as an agent without a score; empty if nothing does.
+    """
+
+    rival: str
+    leads: Mapping[str, tuple[str, Estimate]]
+    overall: Estimate | None
+    lacking: str = ""
+
+    @property
+    def ahead(self) -> bool | None:
+        """Whether it leads on every task, and the interval of the mean lies above 0; ``None`` if that is not known."""
+        if self.overall is None or self.overall.low is None:
+            return None
+        return self.overall.low > 0 and all(lead.value > 0 for _, lead in self.leads.values())
+
+    @property
+    def verdict(self) -> str:
+        """Return it as text."""
+        if self.ahead is None:
+            return f"not known: {self.lacking or 'a single seed'}"
+        return "yes" if self.ahead else "no"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "ahead": self.ahead,
+            "leads": {task: {"agent": agent} | lead.to_dict() for task, (agent, lead) in self.leads.items()},
+            "overall": self.overall.to_dict() if self.overall else None,
+            "lacking": self.lacking,
+        }
+
+
+def standing(tasks: Sequence[Ranked], first: str, rival: str, agents: Sequence[str]) -> Standing:
+    """Return how ``first`` stands to the best of ``agents`` on each task.
+
+    Nothing is claimed over the tasks unless all have scores on each, from the same seeds.
+
+    Args:
+        tasks: with their scores.
+        first: label of the agent that may be ahead.
+        rival: what the others are called together.
+        agents: their labels.
+    """
+    leads: dict[str, tuple[str, Estimate]] = {}
+    normalised: list[Array] = []
+    seeds: set[frozenset[int]] = set()
+    lacking: list[str] = []
+    for task in tasks:
+        scored = {cell.label: cell for cell in task.cells if cell.scores is not None}
+        missing = [agent for agent in (first, *agents) if agent not in scored]
+        if missing:
+            lacking.append(f"no {' and no '.join(missing)} on {task.task}")
+            continue
+        best = max((scored[agent] for agent in agents), key=_mean_score)
+        lead = scored[first].lead_over(best)
+        if lead is None:
+            lacking.append(f"other seeds of {best.label} on {task.task}")
+            continue
+        leads[task.task] = best.label, estimate([lead], mean)
+        seeds.add(frozenset(run.settings.seed for run in best.counted))
+        if task.unit is None:
+            lacking.append(f"nothing that counts as 1 on {task.task}")
+        else:
+            normalised.append(lead / task.unit)
+    if len(seeds) > 1:  # the mean would weigh tasks by their seeds
+        lacking.append("other seeds on some tasks than on others")
+    overall = None if lacking or not normalised else estimate(normalised, mean)
+    return Standing(rival, leads, overall, "; ".join(lacking))
+
+
+def ahead_table(tasks: Sequence[Ranked], first: str, standings: Sequence[Standing]) -> Table:
+    """Return the standings as a table."""
+
+    def lead_on(task: str, one: Standing) -> str:
+        if task not in one.leads:
+            return ""
+        agent, lead = one.leads[task]
+        return f"{lead}" if agent == one.rival else f"{lead} over {agent}"
+
+    several = len(tasks) > 1
+    names = [task.task for task in tasks]
+    return Table(
+        ["ahead of", *(f"lead on {name}" for name in names), *(["normalised lead"] if several else []), "ahead"],
+        [
+            [
+                one.rival,
+                *(lead_on(name, one) for name in names),
+                *([str(one.overall or "")] if several else []),
+                one.verdict,
+            ]
+            for one in standings
+        ],
+        f"Whether {first} is ahead",
+        [
+            "Ahead is who leads on every task, by the mean over seeds, paired, and whose mean lead over the tasks, as "
+            "a share of what lies between acting at random and the anchor, has a 95 % bootstrap interval, stratified "
+            "by task, above 0. Where a rival is several agents, the one that returns more on a task counts there."
+        ],
+    )
+
+
+def _mean_score(cell: Cell) -> float:
+    assert cell.scores is not None
+    return float(cell.scores.mean())
