@@ -180,8 +180,7 @@ def planner_worth(task: str, cell: Cell) -> Table | None:
         task: where.
         cell: whose counted runs are read; at a step at which one of them was not judged nothing is said.
     """
-    runs = cell.counted
-    steps = sorted(set.intersection(*({*run.swapped} for run in runs))) if runs else []
+    runs, steps = cell.counted, _steps_of_all(cell)
     known = dict.fromkeys(name for step in reversed(steps) for name in runs[0].swapped[step])
     names = [name for name in known if name != BARE_POLICY]
     if not names:
@@ -204,6 +203,32 @@ def planner_worth(task: str, cell: Cell) -> Table | None:
         note += "r how far the two go together."
     columns = ["planner", *(f"gain at {step:,} steps" for step in steps), *told]
     return Table(columns, rows, f"{task}: planners in the model of {cell.name}", [note])
+
+
+def plans_by_step(task: str, cell: Cell) -> Table | None:
+    """Return what plans promised and kept at each step where planners were judged, if that is known of several.
+
+    Args:
+        task: where.
+        cell: whose counted runs are read.
+    """
+    rows, told = [], set()
+    for step in _steps_of_all(cell):
+        for name in cell.counted[0].swapped[step]:
+            judged = [run.swapped[step][name] for run in cell.counted if name in run.swapped[step]]
+            cells = [AT_LAST[heading](judged) for heading in PLANS]
+            if len(judged) == len(cell.counted) and cells[1]:
+                rows.append([f"{step:,}", name, *cells])
+                told.add(step)
+    if len(told) < 2:
+        return None
+    note = "As above, at each step. Milliseconds are wall time per decision, all episodes at once."
+    return Table(["steps", "planner", *PLANS], rows, f"{task}: what plans in the model of {cell.name} promised", [note])
+
+
+def _steps_of_all(cell: Cell) -> list[int]:
+    """Return at which steps all counted runs were judged by several planners."""
+    return sorted(set.intersection(*({*run.swapped} for run in cell.counted))) if cell.counted else []
 
 
 def _returns(runs: Sequence[RunResult], step: int, name: str) -> np.ndarray:
@@ -250,3 +275,5 @@ AT_LAST: Mapping[str, Callable[[Sequence[Swapped]], str]] = {
     "r": _mean_of(lambda one: one.promises.correlation if one.promises else None),
 }
 """What the table says of a planner in all runs beside its gain, by column: seen where it was judged last."""
+PLANS = ("ms/decision", "promised", "kept", "r")
+"""Those of them that differ from step to step."""

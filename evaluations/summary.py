@@ -13,7 +13,7 @@ import numpy as np
 from .ahead import Standing, ahead_table, standing
 from .caveats import commit_caveats, condition_caveats, namesakes, task_caveats
 from .cells import LAST_EVALUATIONS, Cell, make_cell
-from .planner_worth import PlannersOverall, planner_worth, planners_overall
+from .planner_worth import PlannersOverall, planner_worth, planners_overall, plans_by_step
 from .published import Published, beside_published
 from .representation import latents_at_the_end, representation_table
 from .results import Array, RunResult
@@ -81,24 +81,29 @@ class TaskSummary:
     def tables(self) -> list[Table]:
         """Return the scores, and as far as it is known cost, what is published, the latents and what planners added."""
         others = beside_published(self.task, self.cells, self.published, self.horizon or 0)
-        worth = [planner_worth(self.task, cell) for cell in self.cells]
+        worth = [tell(self.task, cell) for cell in self.cells for tell in (planner_worth, plans_by_step)]
         known = [self.cost_table(), others, representation_table(self.task, self.cells), *worth]
         return [self.table(), *(table for table in known if table is not None)]
 
     def cost_table(self) -> Table | None:
-        """Return what each agent returns after the same computing time, if any has come as far."""
+        """Return what each agent returns after the same computing time, if any has come as far, beside equal steps."""
         after = {cell.name: [cell.at(3600 * hours, "cpu_seconds") for hours in CPU_HOURS] for cell in self.cells}
         known = [column for column in range(len(CPU_HOURS)) if any(row[column] for row in after.values())]
         if not known:
             return None
+        heads = [f"{CPU_HOURS[column]:g} CPU-hours" for column in known]
+        rows = {label: [row[column] for column in known] for label, row in after.items()}
+        note = "CPU time of training alone; mean over seeds with 95 % bootstrap intervals, read off each run's curve. "
+        note += "Empty where not all runs were measured as early or as late."
+        if self.horizon is not None:
+            heads.append(f"{self.horizon:,.0f} steps")
+            rows = {cell.name: [*rows[cell.name], cell.at(self.horizon)] for cell in self.cells}
+            note += " After so many steps: by the evaluation there alone, which is not the score above."
         return Table(
-            ["agent", *(f"{CPU_HOURS[column]:g} CPU-hours" for column in known)],
-            [[label, *("" if row[k] is None else str(row[k]) for k in known)] for label, row in after.items()],
+            ["agent", *heads],
+            [[label, *("" if score is None else str(score) for score in row)] for label, row in rows.items()],
             f"{self.task}: return after the same computing time",
-            [
-                "CPU time of training alone; mean over seeds with 95 % bootstrap intervals, read off each run's curve. "
-                "Empty where not all runs were measured as early or as late."
-            ],
+            [note],
         )
 
     def _notes(self) -> list[str]:

@@ -59,6 +59,28 @@ def test_what_plans_promised_and_the_ceiling_are_told_where_they_are_known(make_
     assert "Promised at that step is the discounted return" in table.notes[0]
 
 
+def test_what_plans_promised_is_told_of_each_step(make_run, tmp_path):
+    def judge(run, step, promised):
+        promises = {"promised": promised, "kept": 50.0, "correlation": 0.5, "decisions": 10}
+        plan = {"returns": [12.0, 14.0], "decision_ms": 2.0, "promises": promises}
+        judged = swapped(policy=10.0, icem=11.0)
+        run.log({"evaluation/returns": [1.0, 1.0], "planners": judged["planners"] | {"cem": plan}}, step)
+
+    runs = [Run.open(make_run("jepa", seed)) for seed in (0, 1)]
+    for number, step in enumerate((500, 600)):
+        for seed, folder in enumerate(runs):
+            with folder as run:
+                judge(run, step, 60.0 + 10 * seed + number)
+                run.set_status("finished")
+        tables = [table for table in summary_of(tmp_path).tasks[0].tables() if "promised" in table.title]
+        assert len(tables) == number  # of a single step the table before it tells
+    assert list(tables[0].columns) == ["steps", "planner", "ms/decision", "promised", "kept", "r"]
+    assert tables[0].rows == [
+        ["500", "cem", "2.00", "65.0", "50.0", "0.500"],
+        ["600", "cem", "2.00", "66.0", "50.0", "0.500"],
+    ]
+
+
 def judge(folder, seed=0, task=None, steps=None, faulty=(), budget=64, horizon=None, **means):
     """Write what ``forethought evaluate RUN --planners`` leaves in a run's folder."""
     cut = np.isin(np.arange(3), faulty)

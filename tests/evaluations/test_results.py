@@ -185,9 +185,9 @@ def test_agents_are_compared_after_the_same_computing_time_as_far_as_all_their_r
     make_run("sac", 0, returns=(0.0, 10.0, 20.0), cpu=450.0)
     make_run("sac", 1, returns=(0.0, 10.0, 20.0), cpu=900.0)
     table = summary_of(tmp_path).tasks[0].cost_table()
-    assert list(table.columns) == ["agent", "0.25 CPU-hours", "0.5 CPU-hours", "1 CPU-hours"]
-    assert table.rows[0] == ["jepa", "", "50.0 [50.0, 50.0]", "200.0 [200.0, 200.0]"]
-    assert table.rows[1] == ["sac", "5.00 [0.000, 10.0]", "", ""]
+    assert list(table.columns) == ["agent", "0.25 CPU-hours", "0.5 CPU-hours", "1 CPU-hours", "300 steps"]
+    assert table.rows[0] == ["jepa", "", "50.0 [50.0, 50.0]", "200.0 [200.0, 200.0]", "200.0 [200.0, 200.0]"]
+    assert table.rows[1] == ["sac", "5.00 [0.000, 10.0]", "", "", "20.0 [20.0, 20.0]"]
     make_run("quick", 0, cpu=1.0, task="Another-v0")
     assert summary_of(tmp_path).tasks[0].cost_table() is None
 
