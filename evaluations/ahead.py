@@ -1,4 +1,4 @@
-"""Ahead: whether one agent is ahead of its rivals, by a rule that does not depend on what is seen."""
+"""Ahead: whether one agent is ahead of its rivals, by one rule for all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class Ranked(Protocol):
         """One per agent."""
 
     @property
+    def anchor(self) -> float | None:
+        """Return that counts as 1 in normalised scores, if one was set."""
+
+    @property
     def unit(self) -> float | None:
         """What 1 is worth in normalised scores, beyond acting at random."""
 
@@ -36,12 +40,14 @@ class Standing:
         rival: its name.
         leads: by task, the agent that counts there, and by how much the first one leads, mean over paired seeds.
         overall: mean over the tasks of the leads in normalised scores, stratified by task.
+        seeds: how many runs of each agent there are on each task; 0 where that differs.
         lacking: what keeps from saying more, such as an agent without a score; empty if nothing does.
     """
 
     rival: str
     leads: Mapping[str, tuple[str, Estimate]]
     overall: Estimate | None
+    seeds: int = 0
     lacking: str = ""
 
     @property
@@ -64,6 +70,7 @@ class Standing:
             "ahead": self.ahead,
             "leads": {task: {"agent": agent} | lead.to_dict() for task, (agent, lead) in self.leads.items()},
             "overall": self.overall.to_dict() if self.overall else None,
+            "seeds": self.seeds,
             "lacking": self.lacking,
         }
 
@@ -71,7 +78,8 @@ class Standing:
 def standing(tasks: Sequence[Ranked], first: str, rival: str, agents: Sequence[str]) -> Standing:
     """Return how ``first`` stands to the best of ``agents`` on each task.
 
-    Nothing is claimed over the tasks unless all have scores on each, from the same seeds.
+    Nothing is claimed over the tasks unless all of them have finished every run on each, with the same seeds on all,
+    and the return that counts as 1 there is not one of those compared.
 
     Args:
         tasks: with their scores.
@@ -84,26 +92,34 @@ def standing(tasks: Sequence[Ranked], first: str, rival: str, agents: Sequence[s
     seeds: set[frozenset[int]] = set()
     lacking: list[str] = []
     for task in tasks:
-        scored = {cell.label: cell for cell in task.cells if cell.scores is not None}
-        missing = [agent for agent in (first, *agents) if agent not in scored]
+        cells = {cell.label: cell for cell in task.cells if cell.label in (first, *agents)}
+        missing = [agent for agent in (first, *agents) if agent not in cells or cells[agent].scores is None]
         if missing:
             lacking.append(f"no {' and no '.join(missing)} on {task.task}")
             continue
-        best = max((scored[agent] for agent in agents), key=_mean_score)
-        lead = scored[first].lead_over(best)
-        if lead is None:
-            lacking.append(f"other seeds of {best.label} on {task.task}")
+        lacking += [
+            f"unfinished runs of {cell.label} on {task.task}"
+            for cell in cells.values()
+            if len(cell.counted) < len(cell.runs)
+        ]
+        ran = {label: frozenset(run.settings.seed for run in cell.counted) for label, cell in cells.items()}
+        others = [agent for agent in agents if ran[agent] != ran[first]]
+        if others:
+            lacking.append(f"other seeds of {' and '.join(others)} on {task.task}")
             continue
+        best = max((cells[agent] for agent in agents), key=_mean_score)
+        lead = cells[first].lead_over(best)
+        assert lead is not None
         leads[task.task] = best.label, estimate([lead], mean)
-        seeds.add(frozenset(run.settings.seed for run in best.counted))
-        if task.unit is None:
-            lacking.append(f"nothing that counts as 1 on {task.task}")
+        seeds.add(ran[first])
+        if task.anchor is None or task.unit is None:
+            lacking.append(f"no anchor of {task.task} above acting at random")
         else:
             normalised.append(lead / task.unit)
     if len(seeds) > 1:  # the mean would weigh tasks by their seeds
         lacking.append("other seeds on some tasks than on others")
     overall = None if lacking or not normalised else estimate(normalised, mean)
-    return Standing(rival, leads, overall, "; ".join(lacking))
+    return Standing(rival, leads, overall, len(*seeds) if len(seeds) == 1 else 0, "; ".join(lacking))
 
 
 def ahead_table(tasks: Sequence[Ranked], first: str, standings: Sequence[Standing]) -> Table:
@@ -118,10 +134,16 @@ def ahead_table(tasks: Sequence[Ranked], first: str, standings: Sequence[Standin
     several = len(tasks) > 1
     names = [task.task for task in tasks]
     return Table(
-        ["ahead of", *(f"lead on {name}" for name in names), *(["normalised lead"] if several else []), "ahead"],
+        [
+            *("ahead of", "seeds"),
+            *(f"lead on {name}" for name in names),
+            *(["normalised lead"] if several else []),
+            "ahead",
+        ],
         [
             [
                 one.rival,
+                str(one.seeds or ""),
                 *(lead_on(name, one) for name in names),
                 *([str(one.overall or "")] if several else []),
                 one.verdict,

@@ -9,7 +9,7 @@ import numpy as np
 
 from .cells import Cell
 from .jobs import LOG_FILE
-from .results import Array, RunResult
+from .results import CHANGED, Array, RunResult
 
 TASK_LIBRARIES = ("gymnasium", "mujoco")
 """Those that tasks are made of."""
@@ -95,18 +95,19 @@ def condition_caveats(runs: Sequence[RunResult]) -> list[str]:
 
 
 def commit_caveats(cells: Iterable[Cell]) -> list[str]:
-    """Return a note on the agents whose runs were not all made at one commit: their settings are the same all the same.
-
-    What was changed without being committed shows as such.
-    """
+    """Return a note on agents whose runs were not all made at one commit, or with changes that were not committed."""
     commits: dict[str, set[str]] = {}
     for cell in cells:
         commits.setdefault(cell.label, set()).update(*(run.commits for run in cell.counted))
-    several = {label: sorted(found) for label, found in commits.items() if len(found) > 1}
+    several = {
+        label: sorted(found)
+        for label, found in commits.items()
+        if len(found) > 1 or any(CHANGED in commit for commit in found)
+    }
     if not several:
         return []
     listed = "; ".join(f"{label}: {', '.join(found)}" for label, found in several.items())
-    return [f"Not all runs of an agent were made at one commit, so that what is not a setting may differ ({listed})."]
+    return [f"Not all runs of an agent were made at one commit: what is not a setting may differ ({listed})."]
 
 
 def _judged_on(grid: Array | None, runs: Sequence[RunResult]) -> bool:

@@ -236,7 +236,7 @@ def summarise_folders(
         steps: only what was seen until then, as if no run had gone on; see :meth:`~.results.RunResult.until`.
 
     Raises:
-        RunFolderError: a folder that does not exist or holds no run, or runs of which none was evaluated until then.
+        RunFolderError: a folder that does not exist or holds no run, or no run evaluated after ``steps``.
         UnknownNameError: there is no run of the agent that is to come first, or of one of the tasks.
         SettingsError: an anchor that is no finite number, or of a task that there is no run of.
         CheckpointError: what a comparison has noted there is damaged.
@@ -247,11 +247,14 @@ def summarise_folders(
         for task in tasks:
             if task not in present:
                 raise UnknownNameError(f"There is no run of a task {task!r}.{did_you_mean(task, present)}")
-        runs = [run for task in tasks for run in runs if run.settings.task == task]
+        runs = [run for task in dict.fromkeys(tasks) for run in runs if run.settings.task == task]
     if steps is not None:
+        if not any(steps in run.steps for run in runs):
+            known = sorted({int(step) for run in runs for step in run.steps})
+            at = f"they were after {', '.join(f'{step:,}' for step in known)}" if known else "none was at all"
+            raise RunFolderError(f"No run was evaluated after {steps:,} steps; {at}.")
         runs = [run.until(steps) for run in runs]
-        if not any(len(run.steps) for run in runs):
-            raise RunFolderError(f"No run was evaluated within {steps:,} steps.")
+        notes = [*notes, f"This is what was seen after {steps:,} steps at most."]
     roots = {path.parent: None for folder in map(Path, folders) for path in sorted(folder.rglob(COMPARISON_FILE))}
     known = [read_comparison(root) for root in roots]
     order = [name for one in known for name in one["agents"]]
@@ -268,7 +271,10 @@ def summarise_folders(
         if counted.setdefault(task, value) != value:
             differing.append(f"{task}: comparisons differ in the anchor; {counted[task]:,g} counts, not {value:,g}.")
     published = [one for noted in known for one in noted["published"]]
-    rivals = {name: agents for noted in known for name, agents in noted["rivals"].items()}
+    rivals: dict[str, tuple[str, ...]] = {}
+    for name, agents in (pair for one in known for pair in one["rivals"].items()):
+        if rivals.setdefault(name, agents) != agents:
+            differing.append(f"Comparisons differ in whom they call {name}; {', '.join(rivals[name])} count.")
     return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), counted, published, rivals)
 
 

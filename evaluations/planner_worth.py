@@ -214,20 +214,23 @@ def plans_by_step(task: str, cell: Cell) -> Table | None:
     """
     rows, told = [], set()
     for step in _steps_of_all(cell):
-        for name in cell.counted[0].swapped[step]:
-            judged = [run.swapped[step][name] for run in cell.counted if name in run.swapped[step]]
-            cells = [AT_LAST[heading](judged) for heading in PLANS]
-            if len(judged) == len(cell.counted) and cells[1]:
-                rows.append([f"{step:,}", name, *cells])
+        judged = [run.swapped[step] for run in cell.counted]
+        for name in judged[0]:
+            if name == BARE_POLICY or not _are_alike(judged, name):
+                continue
+            cells = {heading: AT_LAST[heading]([one[name] for one in judged]) for heading in PLANS}
+            if cells["promised"]:
+                rows.append([f"{step:,}", name, *cells.values()])
                 told.add(step)
     if len(told) < 2:
         return None
-    note = "As above, at each step. Milliseconds are wall time per decision, all episodes at once."
+    note = "Milliseconds of wall time per decision, all episodes at once; promised is the discounted return that plans "
+    note += "predicted, kept what followed in fact, and r how far the two go together."
     return Table(["steps", "planner", *PLANS], rows, f"{task}: what plans in the model of {cell.name} promised", [note])
 
 
 def _steps_of_all(cell: Cell) -> list[int]:
-    """Return at which steps all counted runs were judged by several planners."""
+    """Return at which steps all counted runs were judged by planners."""
     return sorted(set.intersection(*({*run.swapped} for run in cell.counted))) if cell.counted else []
 
 

@@ -141,6 +141,7 @@ def _films(cell: Cell) -> list[tuple[Path, str]]:
     return [
         (path, f"{cell.label}, seed {run.settings.seed}")
         for run in cell.runs
+        if run.whole
         for path in sorted((run.folder / "videos").glob("*"))
         if path.suffix in _FILM_SUFFIXES and not path.name.startswith(".")
     ]
@@ -148,7 +149,7 @@ def _films(cell: Cell) -> list[tuple[Path, str]]:
 
 def _planner_tables(run: RunResult) -> list[Table]:
     path = run.folder / PLANNERS_FILE
-    if not path.exists():
+    if not run.whole or not path.exists():
         return []
     try:
         kept = Table.from_dict(read_json(path)["table"])

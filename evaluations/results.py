@@ -23,6 +23,8 @@ from .settings import TrainSettings, judged_until, settings_of
 
 Array = NDArray[np.float64]
 
+CHANGED = " and changes"
+"""Follows a commit where there was more than that."""
 PLANNERS_FILE = "planners.json"
 """In a run's folder, how its agent acts by several planners, where that was asked for after training."""
 
@@ -88,8 +90,9 @@ class RunResult:
             nothing is known of that step, afterwards, in the same set of held-out episodes.
         health: by figure, what the checks of the latents found that were logged, for agents that check theirs, and by
             "step" when.
-        faults: held-out episodes that were cut as faulty, in all evaluations together.
+        cut: (P,) held-out episodes that were cut as faulty.
         random_return: mean return of acting at random on the same episodes; ``None`` if it was not measured.
+        whole: whether that is all there is of it, and not what was known at some step on the way.
     """
 
     folder: Path
@@ -105,8 +108,9 @@ class RunResult:
     memory_mb: Array
     swapped: Mapping[int, Mapping[str, Swapped]]
     health: Mapping[str, Array]
-    faults: int
+    cut: Array
     random_return: float | None
+    whole: bool = True
 
     def until(self, steps: int) -> RunResult:
         """Return what was known of the run once it had taken ``steps`` steps, finished if it was evaluated then.
@@ -119,7 +123,7 @@ class RunResult:
             return self  # it has not come so far
         known = {
             name: getattr(self, name)[kept]
-            for name in ("steps", "returns", "cpu_seconds", "wall_seconds", "memory_mb", "policy_returns")
+            for name in ("steps", "returns", "cpu_seconds", "wall_seconds", "memory_mb", "policy_returns", "cut")
             if getattr(self, name) is not None
         }
         checks = self.health["step"] <= steps if "step" in self.health else None
@@ -137,8 +141,14 @@ class RunResult:
             reason=None if finished else self.reason,
             swapped={step: judged for step, judged in self.swapped.items() if step <= steps},
             health={name: values[checks] for name, values in self.health.items()},
+            whole=bool(kept.all()),
             **known,
         )
+
+    @property
+    def faults(self) -> int:
+        """Held-out episodes that were cut as faulty, in all evaluations together."""
+        return int(self.cut.sum())
 
     @property
     def agent_settings(self) -> dict[str, Any]:
@@ -179,7 +189,7 @@ class RunResult:
     def commits(self) -> frozenset[str]:
         """Commits of Forethought that the run has seen, shortened, as far as it was run from a clone."""
         noted = [git for start in self.manifest.get("starts", []) if (git := start.get("git"))]
-        return frozenset(f"{git['commit'][:7]}{', modified' if git['modified'] else ''}" for git in noted)
+        return frozenset(f"{git['commit'][:7]}{CHANGED if git['modified'] else ''}" for git in noted)
 
     @property
     def name(self) -> str:
@@ -252,7 +262,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunResult:
                 for name in sorted({name for row in checks for name in row})
                 if name == "step" or name.startswith("health/")
             },
-            faults=sum(value is None for row in judged for value in row["evaluation/returns"]),
+            cut=np.array([sum(value is None for value in row["evaluation/returns"]) for row in judged]),
             random_return=_sound_mean(random) if random else None,
         )
 

@@ -139,12 +139,12 @@ class Summary:
 
     @cached_property
     def standings(self) -> list[Standing]:
-        """How the first agent stands to each rival of which there are runs."""
-        known = {cell.label for task in self.tasks for cell in task.cells} - {self.first}
+        """How the first agent stands to each rival of which there are runs, and which it is not itself."""
+        known = {cell.label for task in self.tasks for cell in task.cells}
         return [
             standing(self.tasks, self.first, rival, agents)
             for rival, agents in self.rivals.items()
-            if known.intersection(agents)
+            if known.intersection(agents) and self.first not in agents
         ]
 
     @cached_property

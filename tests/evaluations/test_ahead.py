@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import pytest
 
-from forethought.core.errors import CheckpointError, SettingsError, UnknownNameError
+from forethought.core.errors import CheckpointError, RunFolderError, SettingsError, UnknownNameError
 from forethought.core.runs import Run
 from forethought.evaluations.benchmark import read_benchmark
 from forethought.evaluations.compare import COMPARISON_FILE, CompareSettings, compare, summarise_folders
 from forethought.evaluations.report import report
+from forethought.evaluations.results import read_run
 
 from .conftest import write_run
 from .scripted import settings
@@ -101,18 +103,37 @@ def test_where_anything_is_lacking_nothing_is_claimed(make_runs, tmp_path):
     assert lacking() == "other seeds of sac on A-v0"
     write_run(tmp_path, "jepa", 1, (6,) * 4, task="A-v0")
     write_run(tmp_path, "sac_zoo", 1, (2,) * 4, task="A-v0", status="running")
-    assert standings(tmp_path)["SAC"].ahead is True  # the worse one's other seed does not count
+    assert lacking() == "unfinished runs of sac_zoo on A-v0; other seeds of sac_zoo on A-v0"
+    with Run.open(tmp_path / "A-v0/sac_zoo/seed_1") as run:
+        run.set_status("finished")
+    assert standings(tmp_path)["SAC"].ahead is True
+    for agent in ("jepa", "sac", "sac_zoo"):
+        write_run(tmp_path, agent, 2, (9,) * 4, task="A-v0", status="failed")
+    assert lacking() == "; ".join(f"unfinished runs of {agent} on A-v0" for agent in ("jepa", "sac", "sac_zoo"))
+    for agent in ("jepa", "sac", "sac_zoo"):
+        shutil.rmtree(tmp_path / "A-v0" / agent / "seed_2")
     for agent in ("jepa", "sac", "sac_zoo"):
         make_runs(agent, "B-v0", 1, 2, 3)
     assert lacking() == "other seeds on some tasks than on others"
     assert set(standings(tmp_path)["SAC"].leads) == {"A-v0", "B-v0"}  # which is told all the same
 
 
-def test_a_task_without_a_unit_gives_no_mean(make_runs, tmp_path):
-    make_runs("jepa", "A-v0", 5, 6)
+def test_a_task_without_an_anchor_above_chance_gives_no_mean(make_runs, tmp_path):
+    for task in ("A-v0", "C-v0"):
+        make_runs("jepa", task, 5, 6)
+        make_runs("td3", task, 3, 3)
+    found = standings(tmp_path, anchors={"A-v0": -1.0})["TD3"]
+    lacking = "no anchor of A-v0 above acting at random; no anchor of C-v0 above acting at random"
+    assert (found.ahead, found.lacking) == (None, lacking)
+    assert standings(tmp_path, tasks=["A-v0"])["TD3"].ahead is True
+
+
+def test_nobody_is_a_rival_of_itself(make_runs, tmp_path):
+    make_runs("sac", "A-v0", 5, 6)
+    make_runs("sac_zoo", "A-v0", 5, 6)
     make_runs("td3", "A-v0", 3, 3)
-    found = standings(tmp_path, anchors={"A-v0": -1.0})["TD3"]  # what chance brings is more
-    assert (found.ahead, found.lacking) == (None, "nothing that counts as 1 on A-v0")
+    assert list(standings(tmp_path)) == ["TD3"]
+    assert list(standings(tmp_path, first="td3")) == ["SAC"]
 
 
 def test_reports_show_the_verdict(make_runs, tmp_path):
@@ -123,7 +144,8 @@ def test_reports_show_the_verdict(make_runs, tmp_path):
     written = report(tmp_path)
     (line,) = [line for line in written.markdown.read_text().splitlines() if line.startswith("| SAC ")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1].endswith("over sac")
+    assert cells[1] == "3"
+    assert cells[2].endswith("over sac")
     assert cells[-1] == "yes"
     assert "Whether jepa is ahead" in written.html.read_text()
     assert json.loads(written.results.read_text())["ahead"]["SAC"]["leads"]["A-v0"]["agent"] == "sac"
@@ -132,8 +154,9 @@ def test_reports_show_the_verdict(make_runs, tmp_path):
 def test_only_some_tasks_in_the_order_that_is_asked_for(make_runs, tmp_path):
     for task in ("A-v0", "B-v0", "C-v0"):
         make_runs("jepa", task, 5, 6)
-    summary = summarise_folders([tmp_path], tasks=["C-v0", "A-v0"])
+    summary = summarise_folders([tmp_path], tasks=["C-v0", "A-v0", "C-v0"])
     assert [task.task for task in summary.tasks] == ["C-v0", "A-v0"]
+    assert [len(task.cells[0].runs) for task in summary.tasks] == [2, 2]
     with pytest.raises(UnknownNameError, match=r"no run of a task 'A-v1'.*'A-v0'"):
         summarise_folders([tmp_path], tasks=["A-v1"])
 
@@ -148,15 +171,17 @@ def test_a_run_that_goes_on_counts_for_what_it_did_until_then(tmp_path):
     assert [run.status for run in cell.runs] == ["finished", "finished", "running"]
     whole = cell.runs[0].settings
     assert (whole.steps, whole.milestones, whole.planners_at, whole.simulator_at) == (300, [100, 200, 300], (100,), ())
-    (cell,) = summarise_folders([tmp_path], steps=250).tasks[0].cells  # between evaluations
-    assert [run.status for run in cell.runs] == ["interrupted", "finished", "running"]
-    assert cell.runs[1].steps.tolist() == [100, 200]
+    assert "This is what was seen after 300 steps at most." in summarise_folders([tmp_path], steps=300).notes
     (cell,) = summarise_folders([tmp_path]).tasks[0].cells
     assert cell.scores.tolist() == [3.0]
+    with pytest.raises(
+        RunFolderError, match=r"No run was evaluated after 250 steps; they were after 100, 200, 300, 400"
+    ):
+        summarise_folders([tmp_path], steps=250)
 
 
 def test_what_planners_and_checks_found_later_is_left_out(tmp_path):
-    with Run.open(write_run(tmp_path, policy=1.0, memory_mb=(5.0, 2.0))) as run:
+    with Run.open(write_run(tmp_path, returns=(1.0, 2.0, None, 4.0), policy=1.0, memory_mb=(5.0, 2.0))) as run:
         run.log({"health/spread_mean": 1.0}, 150)
         run.log({"health/spread_mean": 2.0}, 350)
         planners = {"policy": {"returns": [1.0, 1.0], "decision_ms": 1.0}}
@@ -167,6 +192,21 @@ def test_what_planners_and_checks_found_later_is_left_out(tmp_path):
     assert run.health["spread_mean"].tolist() == [1.0]
     assert run.swapped == {}
     assert len(run.policy_returns) == len(run.memory_mb) == len(run.cpu_seconds) == 2
+    assert (run.faults, read_run(run.folder).faults) == (0, 2)
+
+
+def test_films_and_tables_made_later_are_no_part_of_what_was_seen(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "videos").mkdir()
+    (folder / "videos" / "step_400.gif").write_bytes(b"GIF89a")
+    table = {"columns": ["planner"], "rows": [["icem"]], "title": "", "notes": []}
+    (folder / "planners.json").write_text(json.dumps({"table": table}))
+    whole = report(tmp_path).markdown.read_text(), report(tmp_path).html.read_text()
+    part = report(tmp_path, steps=300).markdown.read_text(), report(tmp_path, steps=300).html.read_text()
+    assert "Swapping the planner" in whole[0]
+    assert "step_400" in whole[1] or "image/gif" in whole[1]
+    assert "Swapping the planner" not in part[0]
+    assert "image/gif" not in part[1]
 
 
 def test_what_a_comparison_has_noted_of_rivals_is_kept_and_added_to(scripted):
@@ -200,7 +240,7 @@ def test_rivals_of_a_benchmark_are_agents_of_it(tmp_path):
         CompareSettings(tasks=("Pendulum-v1",), rivals={"SAC": ()})
 
 
-def test_the_benchmark_of_mujoco_is_ahead_of_the_better_sac_and_of_td3():
+def test_the_rivals_of_the_mujoco_benchmarks_are_the_better_sac_and_td3():
     for name in ("mujoco-v4", "mujoco-v5"):
         rivals = read_benchmark(name).rivals
         assert (rivals["SAC"], rivals["TD3"]) == (["sac", "sac_zoo"], ["td3"])
