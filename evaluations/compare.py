@@ -15,7 +15,7 @@ from ..core.runs import holds_run
 from ..core.settings import Range, Settings
 from .jobs import Job, folder_of, run_jobs
 from .published import Published
-from .results import read_results
+from .results import RunResult, read_results
 from .settings import (
     Episodes,
     Evaluations,
@@ -242,18 +242,8 @@ def summarise_folders(
         CheckpointError: what a comparison has noted there is damaged.
     """
     runs, unread = read_results(folders)
-    if tasks is not None:
-        present = {run.settings.task for run in runs}
-        for task in tasks:
-            if task not in present:
-                raise UnknownNameError(f"There is no run of a task {task!r}.{did_you_mean(task, present)}")
-        runs = [run for task in dict.fromkeys(tasks) for run in runs if run.settings.task == task]
+    runs = _chosen(runs, tasks, steps)
     if steps is not None:
-        if not any(steps in run.steps for run in runs):
-            known = sorted({int(step) for run in runs for step in run.steps})
-            at = f"they were after {', '.join(f'{step:,}' for step in known)}" if known else "none was at all"
-            raise RunFolderError(f"No run was evaluated after {steps:,} steps; {at}.")
-        runs = [run.until(steps) for run in runs]
         notes = [*notes, f"This is what was seen after {steps:,} steps at most."]
     roots = {path.parent: None for folder in map(Path, folders) for path in sorted(folder.rglob(COMPARISON_FILE))}
     known = [read_comparison(root) for root in roots]
@@ -276,6 +266,24 @@ def summarise_folders(
         if rivals.setdefault(name, agents) != agents:
             differing.append(f"Comparisons differ in whom they call {name}; {', '.join(rivals[name])} count.")
     return summarise(runs, [*notes, *unread, *differing], list(dict.fromkeys(order)), counted, published, rivals)
+
+
+def _chosen(runs: Sequence[RunResult], tasks: Sequence[str] | None, steps: int | None) -> list[RunResult]:
+    """Return the runs of these tasks, in their order, as they were known after so many steps; ``None`` keeps all."""
+    chosen = list(runs)
+    if tasks is not None:
+        present = {run.settings.task for run in runs}
+        for task in tasks:
+            if task not in present:
+                raise UnknownNameError(f"There is no run of a task {task!r}.{did_you_mean(task, present)}")
+        chosen = [run for task in dict.fromkeys(tasks) for run in runs if run.settings.task == task]
+    if steps is None:
+        return chosen
+    if not any(steps in run.steps for run in chosen):
+        evaluated = sorted({int(step) for run in chosen for step in run.steps})
+        at = f"they were after {', '.join(f'{step:,}' for step in evaluated)}" if evaluated else "none was at all"
+        raise RunFolderError(f"No run was evaluated after {steps:,} steps; {at}.")
+    return [run.until(steps) for run in chosen]
 
 
 def _check_anchors(anchors: Mapping[str, float], tasks: Sequence[str]) -> None:
