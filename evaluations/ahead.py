@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .cells import Cell
 from .results import Array
 from .statistics import Estimate, estimate, mean
 from .tables import Table
 
-
-class Ranked(Protocol):
-    """A task on which agents are compared."""
-
-    @property
-    def task(self) -> str:
-        """Its name."""
-
-    @property
-    def cells(self) -> Sequence[Cell]:
-        """One per agent."""
-
-    @property
-    def anchor(self) -> float | None:
-        """Return that counts as 1 in normalised scores, if one was set."""
-
-    @property
-    def unit(self) -> float | None:
-        """What 1 is worth in normalised scores, beyond acting at random."""
+if TYPE_CHECKING:
+    from .summary import TaskSummary
 
 
 @dataclass(frozen=True)
@@ -75,7 +58,7 @@ class Standing:
         }
 
 
-def standing(tasks: Sequence[Ranked], first: str, rival: str, agents: Sequence[str]) -> Standing:
+def standing(tasks: Sequence[TaskSummary], first: str, rival: str, agents: Sequence[str]) -> Standing:
     """Return how ``first`` stands to the best of ``agents`` on each task.
 
     Nothing is claimed over the tasks unless all of them have finished every run on each, with the same seeds on all,
@@ -119,17 +102,18 @@ def standing(tasks: Sequence[Ranked], first: str, rival: str, agents: Sequence[s
     if len(seeds) > 1:  # the mean would weigh tasks by their seeds
         lacking.append("other seeds on some tasks than on others")
     overall = None if lacking or not normalised else estimate(normalised, mean)
-    return Standing(rival, leads, overall, len(*seeds) if len(seeds) == 1 else 0, "; ".join(lacking))
+    shared = len(next(iter(seeds))) if len(seeds) == 1 else 0
+    return Standing(rival, leads, overall, shared, "; ".join(lacking))
 
 
-def ahead_table(tasks: Sequence[Ranked], first: str, standings: Sequence[Standing]) -> Table:
+def ahead_table(tasks: Sequence[TaskSummary], first: str, standings: Sequence[Standing]) -> Table:
     """Return the standings as a table."""
 
     def lead_on(task: str, one: Standing) -> str:
         if task not in one.leads:
             return ""
         agent, lead = one.leads[task]
-        return f"{lead}" if agent == one.rival else f"{lead} over {agent}"
+        return f"{lead} over {agent}"
 
     several = len(tasks) > 1
     names = [task.task for task in tasks]

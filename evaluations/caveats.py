@@ -14,6 +14,7 @@ from .results import CHANGED, Array, RunResult
 TASK_LIBRARIES = ("gymnasium", "mujoco")
 """Those that tasks are made of."""
 MACHINES = ("device", "processor")
+"""What runs were computed on."""
 
 
 def task_caveats(task: str, cells: Sequence[Cell], finished: Sequence[RunResult], grid: Array | None) -> list[str]:
@@ -107,7 +108,10 @@ def commit_caveats(cells: Iterable[Cell]) -> list[str]:
     if not several:
         return []
     listed = "; ".join(f"{label}: {', '.join(found)}" for label, found in several.items())
-    return [f"Not all runs of an agent were made at one commit: what is not a setting may differ ({listed})."]
+    return [
+        "Runs of one agent were made at several commits, or with changes that were not committed: what is not a "
+        f"setting may differ ({listed})."
+    ]
 
 
 def _judged_on(grid: Array | None, runs: Sequence[RunResult]) -> bool:

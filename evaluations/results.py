@@ -19,7 +19,7 @@ from ..core.files import damage_reported, read_json
 from ..core.runs import Run, Status
 from ..core.settings import completed, merged
 from .promises import Promises
-from .settings import TrainSettings, judged_until, settings_of
+from .settings import TrainSettings, settings_of
 
 Array = NDArray[np.float64]
 
@@ -127,16 +127,12 @@ class RunResult:
             if getattr(self, name) is not None
         }
         checks = self.health["step"] <= steps if "step" in self.health else None
-        asked, milestones = self.settings, self.settings.milestones
-        if steps in milestones:
-            evaluations = milestones.index(steps) + 1
-            shorter = asked.replace(steps=steps, evaluations=evaluations, **judged_until(0, asked))
-            if shorter.milestones == milestones[:evaluations]:
-                asked = shorter.replace(**judged_until(steps, asked))
+        evaluations = sum(step <= steps for step in self.settings.milestones)
+        asked = self.settings.beginning(steps, evaluations) if evaluations else None
         finished = steps in self.steps
         return replace(
             self,
-            settings=asked,
+            settings=asked or self.settings,
             status="finished" if finished else self.status,
             reason=None if finished else self.reason,
             swapped={step: judged for step, judged in self.swapped.items() if step <= steps},

@@ -121,15 +121,15 @@ class TrainSettings(Settings):
 
     def is_beginning_of(self, longer: TrainSettings) -> bool:
         """Return whether ``longer`` asks for the same and then for more, judged at the same steps."""
-        shared = longer.milestones[: len(self.milestones)]
-        if longer.steps <= self.steps or shared != self.milestones:
-            return False
-        begun = longer.replace(
-            steps=self.steps,
-            evaluations=self.evaluations,
-            **judged_until(self.steps, longer),
-        )
-        return bool(as_json(self.to_dict()) == as_json(begun.to_dict()))
+        begun = longer.beginning(self.steps, self.evaluations) if longer.steps > self.steps else None
+        return begun is not None and bool(as_json(self.to_dict()) == as_json(begun.to_dict()))
+
+    def beginning(self, steps: int, evaluations: int) -> TrainSettings | None:
+        """Return what asks for the first ``steps`` steps alone; ``None`` where that would be judged at others."""
+        begun = self.replace(steps=steps, evaluations=evaluations, **judged_until(0, self))
+        if begun.milestones != [step for step in self.milestones if step <= steps]:
+            return None
+        return begun.replace(**judged_until(steps, self))
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,8 @@ def test_other_devices_and_commits_are_told(make_run, tmp_path):
     assert [note for note in summary_of(tmp_path).notes if "made" in note] == [
         "The runs were not made on one kind of device (cpu; cuda): times cannot be compared, and what "
         "compute.precision=auto stands for may differ.",
-        "Not all runs of an agent were made at one commit: what is not a setting may differ (jepa: aaaaaaa, aaaaaaa "
-        "and changes).",
+        "Runs of one agent were made at several commits, or with changes that were not committed: what is not a "
+        "setting may differ (jepa: aaaaaaa, aaaaaaa and changes).",
     ]
 
 

@@ -183,7 +183,7 @@ def test_a_report_may_be_about_some_tasks_and_some_of_the_steps(forethought, tra
         assert forethought("report", longer, *asked, *part).code == 0
         (task,) = json.loads((tmp_path / "report" / "results.json").read_text())["tasks"].values()
         assert task["horizon"] == horizon
-    assert forethought("report", longer, "--steps", 0, *part).is_one_sentence_about("--steps 0")
+    assert forethought("report", longer, "--steps", 0, *part).is_one_sentence_about("after 0 steps")
     assert forethought("report", longer, "--steps", 1, *part).is_one_sentence_about("after 1 steps")
     assert forethought("report", trained, "--tasks", "Pendulum-v2").is_one_sentence_about("'Pendulum-v1'")
 

@@ -42,8 +42,6 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError("Report on what? Such as: forethought report runs.")
     from ..evaluations.report import report
 
-    if options.steps is not None and options.steps < 1:
-        raise SettingsError(f"--steps {options.steps:,} must be at least 1.")
     tasks = options.tasks or None
     written = report(options.folders, options.out, options.title, options.anchors, options.first, tasks, options.steps)
     print(f"page      {written.html}")
