@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,15 +200,18 @@ def noted_settings(settings: TrainSettings, manifest: Mapping[str, Any]) -> dict
 
     Settings that the run is too old to know are what they were before they could be set, as when such a run goes on,
     as far as one value can say it: otherwise each new setting would make another agent of all that were measured
-    before. Nobody's module is imported for it: an agent called ``module:name`` that nothing has imported yet has what
-    was noted.
+    before. Nobody else's module is imported for it: an agent called ``module:name`` that nothing has imported yet has
+    what was noted, unless it is one of this package.
 
     Args:
         settings: what was asked for.
         manifest: of the run.
     """
     noted: dict[str, Any] = manifest.get("agent_settings", settings.agent_settings)
-    name = settings.agent.rpartition(":")[2]
+    module, _, name = settings.agent.rpartition(":")
+    if module.startswith(f"{__package__}."):
+        with suppress(ModuleNotFoundError):  # it was another version's
+            importlib.import_module(module)
     known = getattr(agents.get(name), "Settings", None) if name in agents else None
     if "agent_settings" not in manifest or known is None or not isinstance(noted, Mapping):
         return noted

@@ -84,6 +84,15 @@ def test_where_episodes_end_they_need_not_be_cut(small, monkeypatch):
     assert 3 not in lengths(resumed)[first:]
 
 
+def test_where_nothing_terminates_agents_that_cut_and_agents_that_need_not_are_the_same(small):
+    settings = {**small, "episode_share": 0.25}
+    cut, uncut = (JEPAAgent(lambda: Target(length=160), **settings, cut_if_terminating=cut) for cut in (True, False))
+    for agent in (cut, uncut):
+        agent.learn(150)
+    assert len(cut._require_training().episodes) == 1  # which was cut
+    assert same(cut, uncut)
+
+
 def test_truncation_is_never_taken_for_termination(small):
     for terminal in (False, True):
         agent = JEPAAgent(lambda terminal=terminal: Target(terminal=terminal), **small).learn(40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -123,6 +124,31 @@ def test_a_setting_that_a_run_is_too_old_to_know_is_what_it_was_before_it_could_
             run.note(agent_settings=noted)
             run.set_status("finished")
     assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["jepa"]
+
+
+def test_placebos_of_this_package_are_known_without_having_been_imported(make_run, tmp_path):
+    module = "forethought.evaluations.placebos"
+    whole = JEPAAgentSettings().to_dict()
+    for seed, noted in enumerate(({k: v for k, v in whole.items() if k != "fading"}, whole)):
+        with Run.open(make_run(f"{module}:frozen_encoder", seed)) as run:
+            run.note(agent_settings=noted)
+            run.set_status("finished")
+    alone = """
+import sys
+from forethought.evaluations.results import read_run
+runs = [read_run(folder) for folder in sys.argv[1:]]
+assert runs[0].variant == runs[1].variant, [run.variant for run in runs]
+"""
+    folders = sorted(str(path.parent) for path in tmp_path.rglob("manifest.json"))
+    assert len(folders) == 2
+    subprocess.run([sys.executable, "-c", alone, *folders], check=True)
+
+
+def test_a_run_of_an_agent_that_is_gone_from_this_package_is_read_as_it_is(make_run, tmp_path):
+    with Run.open(make_run("forethought.evaluations.gone:away")) as run:
+        run.note(agent_settings={"horizon": 3})
+        run.set_status("finished")
+    assert [cell.label for cell in summary_of(tmp_path).tasks[0].cells] == ["forethought.evaluations.gone:away"]
 
 
 def test_a_setting_that_is_younger_than_a_run_and_changes_nothing_by_default_is_no_difference(make_run, tmp_path):
