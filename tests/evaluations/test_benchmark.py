@@ -73,13 +73,13 @@ def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
     }
 
 
-def changes(name):
+def changes(name, plain="plain"):
     """Return the settings of a benchmark's plain agent, and by which each of the others differs from it."""
     settings = {
         run.name: make_agent(run.agent, "Pendulum-v1", **run.agent_settings).settings.to_dict()
         for run in read_benchmark(name).runs()
     }
-    plain = settings.pop("plain")
+    plain = settings.pop(plain)
     assert plain["planning"]["planner"] == "policy"  # all are judged by their bare actors
 
     def changed(ours):
@@ -132,6 +132,18 @@ def test_own_actions_change_who_tells_the_actor_and_nothing_else():
         "smoothed_actor": {"behaviour.actor_smoothing": 0.2},
         "as_explored": {"behaviour.actor_smoothing": 0.2, "behaviour.imagined_noise": 0.2},
         "recorded_targets": {"behaviour.value_expansion": None},
+    }
+
+
+def test_the_screening_of_sigreg_turns_one_knob_each():
+    plain, changed = changes("sigreg-knobs", plain="sigreg")
+    assert plain["model"]["regularize"] == "latent"
+    assert changed == {
+        "wide": {"model.latent_dims": 128},
+        "light": {"model.regularizer_weight": 1e-3},
+        "directions": {"model.directions": 256},
+        "projector": {"model.regularize": "projector"},
+        "free_mean": {"model.regularize_mean": False},
     }
 
 
