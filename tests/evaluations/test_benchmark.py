@@ -61,11 +61,17 @@ def test_the_collapse_benchmark_is_the_experiment_that_it_claims_to_be():
         name: (model.settings.latent_form, model.settings.target, model.settings.regularize)
         for name, model in models.items()
     }
+    assert {name: model.settings.latent_dims for name, model in models.items() if model.settings.latent_dims != 64} == {
+        "sigreg_wide": 128,
+        "layer_copy_wide": 128,
+    }
     assert described == {
         "sigreg": ("free", "both", "latent"),
+        "sigreg_wide": ("free", "both", "latent"),
         "sigreg_projector": ("free", "both", "projector"),
         "layer_stop": ("layer", "stop", "nothing"),
         "layer_copy": ("layer", "copy", "nothing"),
+        "layer_copy_wide": ("layer", "copy", "nothing"),
         "simplicial_copy": ("simplicial", "copy", "nothing"),
         "nothing": ("free", "both", "nothing"),
         "permuted_actions": ("free", "both", "latent"),
