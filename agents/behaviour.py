@@ -32,7 +32,7 @@ from ..core.clip import Clip
 from ..core.errors import SettingsError
 from ..core.seeding import torch_generator
 from ..core.settings import Range, Width
-from ..world_model import JEPA, ComputeSettings, LatentState, Optimization, OptimizationSettings
+from ..world_model import JEPA, ComputeSettings, LatentState, MeanKind, Optimization, OptimizationSettings
 from .actor import Actor, CategoricalActor, DeterministicActor
 from .critic import CriticEnsemble
 from .imagining import ImaginedPath
@@ -61,8 +61,15 @@ class BehaviourSettings(OptimizationSettings):
     critics: Annotated[int, Range(ge=1, le=64)] = 2
     """Members of the critic ensemble; targets use the smallest."""
     critic_bins: Annotated[int, Range(ge=0, le=4095)] = 0
-    """Bins, odd in number, over which the critic predicts how values are distributed, as TD-MPC2 does; what counts is
-    the mean in symlog space, which is below that of values that differ much. 0 for a critic that regresses values."""
+    """Bins, odd in number, over which the critic predicts how values are distributed; what counts is the mean. 0 for a
+    critic that regresses values."""
+    critic_mean: MeanKind = "symlog"
+    """What the mean of these distributions is taken of: the values' symlog, as TD-MPC2 does, which is below the mean of
+    values that differ much; or the values themselves, as DreamerV3 does."""
+    critic_bound: Annotated[float, Range(gt=0)] = 1.0
+    """Error, in mean rewards, beyond which the loss of a critic that regresses values no longer grows as its square
+    does, but as the error. Small bounds are calm, and lead to medians, large ones to means: by a median, what goes
+    wrong less often than not hardly counts."""
     discount: Annotated[float, Range(ge=0, lt=1)] = 0.99
     """Discount per model step."""
     value_expansion: Annotated[int, Range(ge=0, le=64)] | None = 2
@@ -154,7 +161,9 @@ class Behaviour(nn.Module):
             self.actor = CategoricalActor(latent_dims, groups, s.hidden, s.entropy)
         else:
             self.actor = DeterministicActor(latent_dims, action_dims, s.hidden)
-        self.critic = CriticEnsemble(latent_dims, action_dims, s.hidden, s.critics, s.critic_bins)
+        self.critic = CriticEnsemble(
+            latent_dims, action_dims, s.hidden, s.critics, s.critic_bins, s.critic_mean, s.critic_bound
+        )
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.mean_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..world_model import EnsembleMLP, TwoHot
+from ..world_model import EnsembleMLP, MeanKind, TwoHot
 
 
 class CriticEnsemble(EnsembleMLP):
@@ -19,12 +19,23 @@ class CriticEnsemble(EnsembleMLP):
         hidden: width of the two hidden layers.
         members: E.
         bins: of the distributions; 0 to regress.
+        mean: what the mean of the distributions is taken of.
+        bound: error beyond which the loss of regressing grows as the error does, and no longer as its square.
     """
 
-    def __init__(self, latent_dims: int, action_dims: int, hidden: int, members: int, bins: int = 0) -> None:
+    def __init__(
+        self,
+        latent_dims: int,
+        action_dims: int,
+        hidden: int,
+        members: int,
+        bins: int = 0,
+        mean: MeanKind = "symlog",
+        bound: float = 1.0,
+    ) -> None:
         super().__init__(latent_dims + action_dims, [hidden, hidden], bins or 1, members)
         nn.init.zeros_(self.weights[-1])
-        self.coding = TwoHot(bins) if bins else None
+        self.coding, self.bound = TwoHot(bins, mean=mean) if bins else None, bound
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:  # type: ignore[override]
         """Return values (E, ...) of ``actions`` (..., A) in ``latents`` (..., D)."""
@@ -36,7 +47,7 @@ class CriticEnsemble(EnsembleMLP):
         values = self._values(outputs)
         targets = targets.expand_as(values)
         if self.coding is None:
-            return values, F.smooth_l1_loss(values, targets, reduction="none")
+            return values, F.smooth_l1_loss(values, targets, reduction="none", beta=self.bound)
         return values, self.coding.loss(outputs, targets)
 
     def rescale(self, factor: Tensor) -> None:

@@ -1,7 +1,7 @@
 """World models: encode, predict, regularize and learn from clips. This room knows no environment and no planner."""
 
 from .compute import ComputeSettings, Precision, bf16_helps
-from .heads import ContinueHead, DisagreementHead, TwoHot, TwoHotHead, symexp, symlog
+from .heads import ContinueHead, DisagreementHead, MeanKind, TwoHot, TwoHotHead, symexp, symlog
 from .health import collapse_alarm, measure_health
 from .jepa import JEPA, Losses
 from .learner import Learner
@@ -59,6 +59,7 @@ __all__ = [
     "TransformerPredictor",
     "ActionEncoder",
     "TransformerSettings",
+    "MeanKind",
     "TwoHot",
     "TwoHotHead",
     "ContinueHead",

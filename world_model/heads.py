@@ -6,6 +6,8 @@ Plan2Explore (arXiv 2005.05960) for the disagreement of an ensemble of one-step 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,9 @@ def symexp(values: Tensor) -> Tensor:
     return values.sign() * values.abs().expm1()
 
 
+MeanKind = Literal["symlog", "values"]
+
+
 class TwoHot(nn.Module):
     """Scalars of any scale as distributions over an odd number of bins, which are even in symlog space around zero.
 
@@ -31,20 +36,27 @@ class TwoHot(nn.Module):
     Args:
         bins: how many.
         limit: where the outermost are, in symlog space.
+        mean: what is averaged: the values' symlog, whose mean lies below that of values that differ much; or the
+            values themselves.
     """
 
     bins: Tensor
 
-    def __init__(self, bins: int = 65, limit: float = 10.0) -> None:
+    def __init__(self, bins: int = 65, limit: float = 10.0, mean: MeanKind = "symlog") -> None:
         super().__init__()
         if bins < 3 or bins % 2 == 0:
             raise ValueError(f"Two-hot needs an odd number of bins, at least 3, so that zero is one; not {bins}.")
-        self.limit = limit
-        self.register_buffer("bins", torch.linspace(-limit, limit, bins), persistent=False)
+        self.limit, self.mean = limit, mean
+        places = torch.linspace(-limit, limit, bins)
+        self.register_buffer("bins", places if mean == "symlog" else symexp(places), persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Return the values (...) that ``logits`` (..., bins) mean: of what has its mean there in symlog space."""
-        return symexp((logits.float().softmax(-1) * self.bins).sum(-1))
+        """Return the values (...) that ``logits`` (..., bins) mean."""
+        weighed = logits.float().softmax(-1) * self.bins
+        if self.mean == "symlog":
+            return symexp(weighed.sum(-1))
+        half = len(self.bins) // 2  # opposite bins first, because the outermost are large, and cancel
+        return (weighed[..., :half] + weighed[..., half + 1 :].flip(-1)).sum(-1)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy (...) between the distribution of ``logits`` and two-hot ``targets`` (...)."""
@@ -54,6 +66,9 @@ class TwoHot(nn.Module):
         lower = position.floor().clamp(max=len(self.bins) - 2)
         upper_share = (position - lower).unsqueeze(-1)
         index = lower.nan_to_num().long().unsqueeze(-1)  # a target that is no number still gives a loss that is none
+        if self.mean == "values":
+            lowest, highest = self.bins[index], self.bins[index + 1]
+            upper_share = ((targets.unsqueeze(-1) - lowest) / (highest - lowest)).clamp(0, 1)
         below, above = log_probabilities.gather(-1, index), log_probabilities.gather(-1, index + 1)
         return -((1 - upper_share) * below + upper_share * above).squeeze(-1)
 

@@ -157,11 +157,11 @@ def test_the_actor_climbs_the_critics_copy_and_leaves_both_alone():
         torch.testing.assert_close(old, now)
 
 
-@pytest.mark.parametrize("bins", [0, 65])
-def test_what_is_learned_does_not_depend_on_the_scale_of_rewards(bins):
+@pytest.mark.parametrize(("bins", "mean"), [(0, "symlog"), (65, "symlog"), (65, "values")])
+def test_what_is_learned_does_not_depend_on_the_scale_of_rewards(bins, mean):
     clip, latents, found = make_clip([1.0], [1.0], [3.0]), torch.randn(1, 2, 4), []
     for scale in (1e-4, 1.0, 1e4):
-        behaviour = make_behaviour(critic_bins=bins, target_rate=1.0, learning_rate=1e-2)
+        behaviour = make_behaviour(critic_bins=bins, critic_mean=mean, target_rate=1.0, learning_rate=1e-2)
         for _ in range(30):
             behaviour.update(replace(clip, rewards=clip.rewards * scale), latents, 2 * scale, MODEL)
         found.append(behaviour.action_value(latents[:, 0], clip.actions[:, 0]) / scale)
@@ -170,10 +170,10 @@ def test_what_is_learned_does_not_depend_on_the_scale_of_rewards(bins):
         torch.testing.assert_close(other, found[0], rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("bins", [0, 65])
-def test_a_critic_learns_targets_whether_it_regresses_or_predicts_distributions(bins):
+@pytest.mark.parametrize(("bins", "mean"), [(0, "symlog"), (65, "symlog"), (65, "values")])
+def test_a_critic_learns_targets_whether_it_regresses_or_predicts_distributions(bins, mean):
     torch.manual_seed(0)
-    critic = CriticEnsemble(3, 2, 16, 2, bins)
+    critic = CriticEnsemble(3, 2, 16, 2, bins, mean)
     latents, actions, targets = torch.randn(3, 3), torch.randn(3, 2), torch.tensor([-3.0, 0.0, 40.0])
     torch.testing.assert_close(critic(latents, actions), torch.zeros(2, 3), rtol=0, atol=1e-6)
     optimizer = torch.optim.Adam(critic.parameters(), lr=0.05)
@@ -187,10 +187,31 @@ def test_a_critic_learns_targets_whether_it_regresses_or_predicts_distributions(
     torch.testing.assert_close(values, targets.expand(2, 3), rtol=0.1, atol=0.5)
 
 
-def test_a_regressing_critics_loss_is_hubers():
-    critic = CriticEnsemble(3, 2, 16, 2)
-    _, losses = critic.judged(torch.randn(4, 3), torch.randn(4, 2), torch.tensor([0.0, 0.5, -1.0, 7.0]))
-    torch.testing.assert_close(losses, torch.tensor([0.0, 0.125, 0.5, 6.5]).expand(2, 4))
+@pytest.mark.parametrize(("bound", "expected"), [(1.0, [0.0, 0.125, 0.5, 6.5]), (10.0, [0.0, 0.0125, 0.05, 2.45])])
+def test_a_regressing_critics_loss_is_hubers(bound, expected):
+    critic = make_behaviour(critic_bound=bound).critic
+    _, losses = critic.judged(torch.randn(4, 4), torch.randn(4, 2), torch.tensor([0.0, 0.5, -1.0, 7.0]))
+    torch.testing.assert_close(losses, torch.tensor(expected).expand(2, 4))
+
+
+@pytest.mark.parametrize(("bound", "low", "high"), [(0.01, 9.8, 10.0), (100.0, 7.4, 7.6)])
+def test_small_bounds_lead_to_medians_and_large_ones_to_means(bound, low, high):
+    """Of four outcomes that look alike, three bring ten and one brings nothing."""
+    behaviour = make_behaviour(critic_bound=bound, learning_rate=1e-2, target_rate=1.0)
+    clips = make_clip([1.0], [1.0], [10.0])
+    clips = Clip(
+        *(part.repeat(4, *[1] * (part.dim() - 1)) for part in (clips.observations, clips.actions)),
+        torch.tensor([[10.0], [10.0], [10.0], [0.0]]),
+        torch.ones(4, 1),
+        torch.ones(4, 1),
+    )
+    latents = torch.ones(4, 2, 4)
+    for _ in range(600):
+        behaviour.update(clips, latents, 1.0, MODEL)
+    behaviour.optimization.pace(0.03)
+    for _ in range(300):
+        behaviour.update(clips, latents, 1.0, MODEL)
+    assert low < behaviour.action_value(latents[0, 0], clips.actions[0, 0]).item() < high
 
 
 @pytest.mark.parametrize("bins", [1, 2, 64])

@@ -141,6 +141,21 @@ def test_own_actions_change_who_tells_the_actor_and_nothing_else():
     }
 
 
+def test_what_is_tried_against_falling_is_what_it_is_called():
+    plain, changed = changes("falling")
+    assert not plain["cut_if_terminating"]
+    explored = {"behaviour.actor_smoothing": 0.2, "behaviour.imagined_noise": 0.2}
+    means = {"behaviour.critic_bound": 100.0}
+    assert changed == {
+        "means": means,
+        "mean_bins": {"behaviour.critic_bins": 65, "behaviour.critic_mean": "values"},
+        "as_explored": explored,
+        "as_explored_means": explored | means,
+        "quiet": {"exploration": 0.1},
+        "quiet_limited": {"exploration": 0.1, "behaviour.expansion_limit": 3.0},
+    }
+
+
 def test_the_screening_of_sigreg_turns_one_knob_each():
     plain, changed = changes("sigreg-knobs", plain="sigreg")
     assert plain["model"]["regularize"] == "latent"

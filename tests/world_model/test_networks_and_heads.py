@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from forethought.world_model import ContinueHead, ResidualPredictor, RunningNormalizer, TwoHotHead, symexp, symlog
+from forethought.world_model import (
+    ContinueHead,
+    ResidualPredictor,
+    RunningNormalizer,
+    TwoHot,
+    TwoHotHead,
+    symexp,
+    symlog,
+)
 from forethought.world_model.networks import SIMPLEX, LatentNorm
 from forethought.world_model.vision import MeanImageNormalizer, VisionSettings, image_normalizer
 
@@ -116,9 +126,37 @@ def test_a_two_hot_head_learns_a_value_of_any_scale(target):
     assert head(features).item() == pytest.approx(target, rel=0.05, abs=0.02)
 
 
+@pytest.mark.parametrize("mean", ["symlog", "values"])
+@pytest.mark.parametrize("target", [-3e4, -40.0, -0.3, 0.0, 1.0, 86.5, 2e4])
+def test_two_hot_targets_mean_what_they_are_made_of(mean, target):
+    """At logits of zero the gradient of the cross-entropy is what bins have by chance, less what the target gives."""
+    coding, logits = TwoHot(65, mean=mean), torch.zeros(1, 65, requires_grad=True)
+    (slope,) = torch.autograd.grad(coding.loss(logits, torch.tensor([target])).sum(), logits)
+    two_hot = 1 / 65 - slope
+    assert (two_hot > 1e-6).sum() <= 2
+    assert two_hot.sum().item() == pytest.approx(1)
+    most = math.expm1(10)
+    expected = max(-most, min(most, target))
+    assert coding(two_hot.clamp(min=1e-30).log()).item() == pytest.approx(expected, rel=2e-3, abs=2e-2)
+
+
+@pytest.mark.parametrize(("mean", "expected"), [("symlog", math.expm1(math.log1p(100) / 2)), ("values", 50.0)])
+def test_a_distributions_mean_is_of_symlogs_or_of_the_values_themselves(mean, expected):
+    coding, half = TwoHot(65, mean=mean), torch.tensor([0.0, 100.0])
+    logits = torch.zeros(1, 65, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(1_000):
+        optimizer.zero_grad()
+        coding.loss(logits.expand(2, 65), half).mean().backward()
+        optimizer.step()
+    assert coding(logits).item() == pytest.approx(expected, rel=0.02)
+
+
 def test_two_hot_targets_beyond_the_bins_stay_finite():
-    head = TwoHotHead(4)
-    assert head.loss(torch.randn(3, 4), torch.tensor([1e30, -1e30, 0.0])).isfinite().all()
+    targets = torch.tensor([1e30, -1e30, 0.0])
+    assert TwoHotHead(4).loss(torch.randn(3, 4), targets).isfinite().all()
+    assert TwoHot(mean="values").loss(torch.randn(3, 65), targets).isfinite().all()
+    assert TwoHot(mean="values").loss(torch.randn(1, 65), torch.tensor([math.nan])).isnan().all()
 
 
 def test_an_even_number_of_bins_is_refused():
