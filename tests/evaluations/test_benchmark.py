@@ -120,6 +120,8 @@ def test_levers_change_one_thing_each():
         "updates_2": {"updates_per_step": 2.0},
         "faded": {"fading": 1e-4},
         "value_bins": {"behaviour.critic_bins": 65},
+        "means": {"behaviour.critic_bound": 100.0},
+        "mean_bins": {"behaviour.critic_bins": 65, "behaviour.critic_mean": "values"},
         "planned_acting": {"acting": acting},
         "quiet": {"exploration": 0.1},
     }
