@@ -75,6 +75,7 @@ class OnlineTraining:
         self.recovery = Recovery(agent)
         self.control: ControllerState | None = None
         self.amounts = np.zeros(environments.num_envs)  # by which each explores until its episode ends
+        self.paused = np.zeros(environments.num_envs, bool)  # where it does not for now
         self.in_control = False  # not while actions are random
         self.terminates = False  # whether an episode has reached a terminal state
         self.steps = 0
@@ -100,6 +101,7 @@ class OnlineTraining:
         """Go on in other environments, with the experience, counters and streams so far."""
         self.environments = environments
         self.store, self.amounts = self.store.moved_to(environments.num_envs), np.zeros(environments.num_envs)
+        self.paused = np.zeros(environments.num_envs, bool)
         self.control = None
 
     def begin(self) -> None:
@@ -161,17 +163,20 @@ class OnlineTraining:
         begins = environments.started | (not self.in_control)  # it has not seen what happened before
         self.in_control = True
         self._draw_amounts(begins)
+        explore = np.where(self.paused, 0.0, self.amounts)
         with memory_explained("planning an action", "acting.budget or num_envs"):
-            actions, self.control = policy.controller.act(self.control, observations, begins, self.amounts)
+            actions, self.control = policy.controller.act(self.control, observations, begins, explore)
         return actions.cpu().numpy()
 
     def _draw_amounts(self, begins: np.ndarray) -> None:
-        """Draw by how much the environments that begin an episode (B,) explore in it."""
+        """Draw by how much the environments that begin an episode (B,) explore in it, and which pause or go on."""
         usual, spread = self.agent.acting_policy.exploration, self.agent.settings.exploration_spread
         self.amounts[begins] = usual
         if spread and begins.any():
             share = self.exploration.uniform(-spread, spread, int(begins.sum()))
             self.amounts[begins] = (usual * (1 + share)).clip(0, 1)
+        if spell := self.agent.settings.exploration_spell:
+            self.paused ^= self.exploration.random(len(self.paused)) < 1 / spell
 
     def learn(self, updates: int) -> None:
         """Update model, critic and actor ``updates`` times from the store.
@@ -286,6 +291,7 @@ class OnlineTraining:
             "environments": self.environments.state_dict(),
             "control": self.control.to_tree(),
             "amounts": torch.tensor(self.amounts),
+            "paused": torch.tensor(self.paused),
             "streams": {name: getattr(self, name).bit_generator.state for name in ("exploration", "sampling")},
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "episodes": list(self.episodes),
@@ -316,6 +322,7 @@ class OnlineTraining:
         self.control = self.agent.acting_policy.controller.restore_state(state["control"])
         usual = torch.full((self.environments.num_envs,), self.agent.acting_policy.exploration, dtype=torch.float64)
         self.amounts = state.get("amounts", usual).numpy().copy()  # before they were drawn, all were the same
+        self.paused = state.get("paused", torch.zeros_like(usual, dtype=torch.bool)).numpy().copy()
         if not exact:
             self.store.begin(self.environments.observations)
         return exact

@@ -127,6 +127,10 @@ class JEPAAgentSettings(Settings):
     """How much that differs from episode to episode: each draws its own, by up to this share less or more (1 at most).
     With 1, some are hardly disturbed, and what the actor does by itself is tried, too; where disturbances end episodes,
     most steps are those of the calm ones. 0 for all alike."""
+    exploration_spell: Annotated[int, Range(ge=1)] | None = None
+    """Steps, in the mean, after which exploring pauses, or goes on again (Pislar et al., arXiv 2108.11811): half of the
+    time it acts undisturbed, as it does when it counts, from wherever disturbances have led; so what becomes of that is
+    seen. None for no pauses."""
     episode_share: Annotated[float, Range(gt=0, le=1)] | None = 0.02
     """Largest share of all steps so far that one episode takes while learning (100 steps are always allowed): longer
     ones are cut, which is not taken for their end, and fresh ones begin. Otherwise the first few episodes, and with

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 
 from forethought import JEPAAgent
+from forethought.agents.controller import Controller
 from forethought.agents.online import CATCH_UP, OnlineTraining
 from forethought.world_model import measure_health
 
@@ -135,10 +137,48 @@ def test_each_episode_draws_by_how_much_it_is_disturbed(space, exploration, low,
     assert (amounts_of(small, space, exploration_spread=0.0, **updates)[0] == exploration).all()
 
 
+@pytest.mark.parametrize("planner", ["policy", "icem"])
+def test_exploring_pauses_by_spells(planner, small, monkeypatch):
+    acted = []
+    act = Controller.act
+
+    def noted(self, state, observations, reset, explore=None):
+        acted.append((explore.copy(), self.planner.searches))
+        return act(self, state, observations, reset, explore)
+
+    monkeypatch.setattr(Controller, "act", noted)
+    acting = {"planner": planner, "horizon": 1, "proposals": 1, "budget": 8 if planner == "icem" else None}
+    frugal = {"num_envs": 4, "updates_per_step": 0.01, "acting": acting}
+    JEPAAgent(lambda: Target(length=5), **small | frugal, exploration=0.2, exploration_spell=4).learn(4_000)
+    amounts = np.array([explore for explore, _ in acted])
+    assert all(searches == (planner == "icem") for _, searches in acted)
+    assert set(np.unique(amounts)) == {0.0, 0.2}
+    assert (amounts == 0).mean() == pytest.approx(0.5, abs=0.1)
+    turns = amounts[1:] != amounts[:-1]
+    assert turns.mean(0) == pytest.approx(1 / 4, abs=0.06)
+    assert (amounts[:, 0] != amounts[:, 1]).any()
+
+
+def test_while_exploring_pauses_the_actor_is_followed_exactly(small):
+    agent, followed, observations = JEPAAgent(Target, **small, exploration=0.5, exploration_spell=3), [], []
+
+    def note(local, _):
+        training = agent._require_training()
+        if training.in_control:
+            latents = agent.model.encode(torch.from_numpy(observations[-1]))
+            exact = np.allclose(local["actions"], agent.behaviour.actor(latents).detach(), atol=1e-5)
+            followed.append((bool(training.paused[0]), exact))
+        observations.append(training.environments.observations.copy())
+        return True
+
+    agent.learn(120, note)
+    assert set(followed) == {(True, True), (False, False)}
+
+
 def test_a_checkpoint_from_before_amounts_were_drawn_goes_on(small, monkeypatch):
     small["exploration_spread"] = 0.0  # as runs have it that were begun before
     agent, whole = JEPAAgent(Target, **small).learn(34), OnlineTraining.state
-    older = {name: part for name, part in whole(agent._require_training()).items() if name != "amounts"}
+    older = {name: part for name, part in whole(agent._require_training()).items() if name not in {"amounts", "paused"}}
     monkeypatch.setattr(OnlineTraining, "state", lambda _: older)
     checkpoint = agent.checkpoint()
     resumed = JEPAAgent(Target, **small)
@@ -179,12 +219,15 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
         {"num_envs": 2, "episode_share": 0.125, "model": {"latent_dims": 8, "hidden": 16, "block": 2}}
         | {"behaviour": {"hidden": 16, "value_expansion": 4}},
         {"behaviour": {"hidden": 16, "critic_bins": 21}, "fading": 0.1},
-        {"num_envs": 2, "exploration_spread": 1.0},
+        {"num_envs": 2, "exploration_spread": 1.0, "exploration_spell": 3},
     ],
     ids=[
         *("one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"),
         *("recorded targets and whole episodes", "two environments, blocks, longer imagination and episodes"),
-        *("distributions of values and experience that fades", "two environments, disturbed by amounts of their own"),
+        *(
+            "distributions of values and experience that fades",
+            "two environments, disturbed by amounts and spells of their own",
+        ),
     ],
 )
 def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small, monkeypatch):
