@@ -156,6 +156,7 @@ def test_what_is_tried_against_falling_is_what_it_is_called():
         "as_explored_means": explored | means,
         "quiet": {"exploration": 0.1},
         "spells": {"exploration_spell": 50},
+        "spells_limited": {"exploration_spell": 50, "behaviour.expansion_limit": 3.0},
         "quiet_limited": {"exploration": 0.1, "behaviour.expansion_limit": 3.0},
     }
 
