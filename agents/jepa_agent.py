@@ -6,6 +6,7 @@ logger's keys and the callbacks are those of an SB3 algorithm, though it shares 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -14,30 +15,29 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..core.checkpoints import Checkpoint
-from ..core.errors import CheckpointError, SettingsError
+from ..core.errors import SettingsError
 from ..core.files import load_archive, save_archive
 from ..core.seeding import derive_seed
 from ..core.settings import merged
-from ..core.trees import flatten_tree, unflatten_tree
 from ..envs import ActionCodec, Environments, EpisodeStore, ObservationCodec, make_environments
 from ..planners import ActionSpec
 from ..world_model import JEPA, Learner, Probe
-from .behaviour import Behaviour
 from .controller import ControllerState
 from .devices import choose_device, memory_explained
+from .networks import make_networks
 from .online import OnlineTraining
 from .policy import PlanningPolicy, reward_policy
 from .pretrain import take_statistics
 from .pretrained import pretrained_model, require_spaces, settings_from, take_over
 from .recordings import Recordings, described_lack, require_same
 from .registry import register_agent
-from .saving import parts, read_agent, restore_parts
+from .saving import checkpoint_of, parts, read_agent, restore_checkpoint, restore_parts
 from .settings import JEPAAgentSettings, split_changes
 from .surface import SB3Surface
+from .trials import AgentState
 from .wish import Wish
 from .wish_policy import agents_wish_policy, wish_planning
 
@@ -64,6 +64,7 @@ class JEPAAgent(SB3Surface):
 
     Attributes:
         built_anew: heads that the pretrained world model lacked.
+        proven: the state of the agent that did best in trials (``trial_share``), if any did; it acts when it counts.
         recordings: the recorded episodes that are learned from, if any.
         learned_from: what they are known again by, which outlives them: a loaded agent needs :meth:`set_store`.
 
@@ -99,6 +100,7 @@ class JEPAAgent(SB3Surface):
         super().__init__(seed, verbose, tensorboard_log)
         self.device = choose_device(device)
         self._training: OnlineTraining | None = None
+        self.proven: AgentState | None = None
         self.recordings: Recordings | None = None
         self.learned_from: dict[str, Any] | None = None
         self._env_source: Any = None
@@ -125,20 +127,25 @@ class JEPAAgent(SB3Surface):
     def _build(self, pretrained: JEPA | None) -> None:
         s = self.settings
         self.spec = ActionSpec.from_space(self.action_codec.planning_space, block=s.model.block)
-        # Weights are initialised from torch's global generator: fork it, so that neither side disturbs the other.
         room = memory_explained("the world model, actor and critic", "model.hidden or behaviour.hidden")
-        with room, torch.random.fork_rng(devices=[]):  # the host's generator only
-            torch.default_generator.manual_seed(self.stream("weights"))
-            self.model = self.Model(self.observation_codec.shape, self.spec.dims, s.model).to(self.device)
-            self.behaviour = Behaviour(
-                s.model.latent_dims, self.spec.dims, self.spec.groups, s.behaviour, s.compute, self.stream("behaviour")
-            ).to(self.device)
+        with room:
+            self.model, self.behaviour = make_networks(self)
         self._pretrained = pretrained is not None
         self.built_anew = [] if pretrained is None else take_over(self.model, pretrained)
         self.learner = Learner(self.model, s.learner, s.compute, self.stream("learner"))
         self.spec = self.spec.to(self.device)
         self.acting_policy = reward_policy(self, s.acting, learning=True)
         self.planning_policy = reward_policy(self, s.planning)
+
+    def prove(self, state: AgentState | None) -> None:
+        """Act as ``state`` does from now on when it counts, which is copied; ``None`` for as what learns on does."""
+        if state is None:
+            self.proven = None
+        else:
+            self.proven = self.proven or AgentState(self)
+            self.proven.take(state, state.step)
+            self.proven.worst_return = state.worst_return
+        self.planning_policy = reward_policy(self, self.settings.planning)
 
     def stream(self, name: str, index: int = 0) -> int:
         """Return the seed of one of the agent's random streams."""
@@ -264,6 +271,8 @@ class JEPAAgent(SB3Surface):
         if self._builds_environments():
             self._environments.close()
         self._env_source, self._environments, self._vec_env = env, environments, None
+        if self.proven is not None:
+            self.proven.worst_return = -math.inf  # it was proven elsewhere
         if self._training is not None:
             self._training.move_to(environments)
 
@@ -375,11 +384,7 @@ class JEPAAgent(SB3Surface):
         Args:
             saved_rows: rows of experience that earlier checkpoints hold; this one has those that came since.
         """
-        documents, tensors = parts(self)
-        training = self._require_training()
-        documents["training"], tensors["training"] = flatten_tree(training.state())
-        snapshot = {group: {name: value.clone() for name, value in part.items()} for group, part in tensors.items()}
-        return Checkpoint(documents, snapshot, training.segments(saved_rows))
+        return checkpoint_of(self, self._require_training(), saved_rows)
 
     def restore(self, checkpoint: Checkpoint) -> bool:
         """Continue from :meth:`checkpoint`'s output, with all segments of the experience.
@@ -391,9 +396,4 @@ class JEPAAgent(SB3Surface):
             CheckpointError: it is of another agent, or of one that learned from other recordings.
         """
         require_same(checkpoint.documents.get("agent", {}).get("recordings"), self.recordings)
-        restore_parts(self, checkpoint.documents, checkpoint.tensors)
-        try:
-            state = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])
-            return self._require_training().load_state(state, checkpoint.segments)
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"The checkpoint does not fit this agent: {error!r}.") from error
+        return restore_checkpoint(self, self._require_training(), checkpoint)

@@ -20,6 +20,7 @@ from ..envs import EpisodeStore
 from ..world_model import collapse_alarm, measure_health
 from .devices import memory_explained
 from .recovery import Recovery
+from .trials import Trials
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -73,6 +74,7 @@ class OnlineTraining:
         self.exploration = numpy_generator(agent.seed, "exploration")
         self.sampling = numpy_generator(agent.seed, "sampling")
         self.recovery = Recovery(agent)
+        self.trials = Trials(agent) if agent.settings.trial_share else None
         self.control: ControllerState | None = None
         self.amounts = np.zeros(environments.num_envs)  # by which each explores until its episode ends
         self.paused = np.zeros(environments.num_envs, bool)  # where it does not for now
@@ -103,10 +105,14 @@ class OnlineTraining:
         self.store, self.amounts = self.store.moved_to(environments.num_envs), np.zeros(environments.num_envs)
         self.paused = np.zeros(environments.num_envs, bool)
         self.control = None
+        if self.trials is not None:
+            self.trials.abandon()
 
     def begin(self) -> None:
         """Begin fresh episodes in all environments; those that were open are left as they are."""
         self.store.begin(self.environments.reset())
+        if self.trials is not None:
+            self.trials.abandon()
         if self.control is None:  # later, it goes on ticking, so that no two episodes see the same noise
             moves = self.agent.learner.optimization.updates  # other environments later are explored otherwise
             seeds = [derive_seed(self.agent.stream("acting", i), moves) for i in range(self.environments.num_envs)]
@@ -120,10 +126,12 @@ class OnlineTraining:
         self.unlogged = {}
         callback.on_rollout_start()
         while agent.num_timesteps < until:
-            actions = self._act()
             share = settings.episode_share if settings.cut_if_terminating or not self.terminates else None
+            actions = self._act(whole=share is None)
             transition = self.environments.step(actions, longest_episode(share, self.steps))
             self.store.append(actions, transition)
+            if self.trials is not None:
+                self.trials.note(transition)
             taken = int(transition.valid.sum())
             self.reward_size_sum += float(np.abs(transition.rewards[transition.valid]).sum())
             self.steps += taken
@@ -154,7 +162,7 @@ class OnlineTraining:
                 break
         callback.on_rollout_end()
 
-    def _act(self) -> np.ndarray:
+    def _act(self, whole: bool) -> np.ndarray:
         if self.steps < self._warm_up and not self.agent.learner.optimization.updates:
             return self.environments.action_codec.sample(self.exploration, self.environments.num_envs)
         assert self.control is not None
@@ -166,6 +174,8 @@ class OnlineTraining:
         explore = np.where(self.paused, 0.0, self.amounts)
         with memory_explained("planning an action", "acting.budget or num_envs"):
             actions, self.control = policy.controller.act(self.control, observations, begins, explore)
+            if self.trials is not None:
+                actions = self.trials.act(actions, observations, environments.started, self.steps, whole)
         return actions.cpu().numpy()
 
     def _draw_amounts(self, begins: np.ndarray) -> None:
@@ -218,6 +228,9 @@ class OnlineTraining:
             counts["rollout/failed_plans"] = int(self.control.failed.sum())
         for name, count in counts.items():
             record(name, count, exclude="tensorboard")
+        if self.trials is not None:
+            for name, figure in self.trials.metrics().items():
+                record(name, figure)
 
     def _draw(self) -> tuple[Clip, int, float]:
         """Return the clips of one update, of how many of them, the first, rewards are known, and the size of these.
@@ -297,6 +310,7 @@ class OnlineTraining:
             "episodes": list(self.episodes),
             "metrics": self.metrics,
             "recovery": self.recovery.state(),
+            "trials": None if self.trials is None else self.trials.state(),
             "unlogged": {name: value for name, value in logged.items() if name.startswith("health/")},
         }
 
@@ -317,6 +331,8 @@ class OnlineTraining:
         self.episodes.extend(state["episodes"])
         self.metrics = {name: value.to(self.agent.device) for name, value in state["metrics"].items()}
         self.recovery.load_state(state["recovery"])
+        if self.trials is not None and state.get("trials") is not None:
+            self.trials.load_state(state["trials"])
         self.unlogged = dict(state["unlogged"])
         exact = self.environments.load_state_dict(state["environments"])
         self.control = self.agent.acting_policy.controller.restore_state(state["control"])
@@ -325,6 +341,8 @@ class OnlineTraining:
         self.paused = state.get("paused", torch.zeros_like(usual, dtype=torch.bool)).numpy().copy()
         if not exact:
             self.store.begin(self.environments.observations)
+            if self.trials is not None:
+                self.trials.abandon()
         return exact
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .actor import Actor
     from .jepa_agent import JEPAAgent
     from .settings import PlanningSettings
+    from .trials import AgentState
 
 
 class PlanningPolicy:
@@ -110,15 +111,21 @@ class PlanningPolicy:
         return (native if batched else native[0]), state
 
 
-def actor_of(agent: JEPAAgent, planning: PlanningSettings, learning: bool = False) -> Actor:
-    """Return the state of an agent's actor that proposes plans; ``learning``: whether they are to be learned from."""
+def actor_of(agent: JEPAAgent | AgentState, planning: PlanningSettings, learning: bool = False) -> Actor:
+    """Return the state of an agent's actor that proposes plans; ``learning``: whether they are to be learned from.
+
+    Of what was proven that is the average, as it is kept with the model of its time.
+    """
     usual: Literal["latest", "average"] = "latest" if learning else "average"
     which = usual if planning.actor == "auto" else planning.actor
     behaviour = agent.behaviour
-    return {"average": behaviour.mean_actor, "copy": behaviour.target_actor, "latest": behaviour.actor}[which]
+    states = {"copy": behaviour.target_actor, "latest": behaviour.actor}
+    return states.get(which, behaviour.mean_actor)
 
 
-def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSettings, actor: Actor) -> RewardObjective:
+def reward_objective(
+    agent: JEPAAgent | AgentState, state: LatentState, planning: PlanningSettings, actor: Actor
+) -> RewardObjective:
     """Return what plans from ``state`` cost by an agent's model and critic: ``actor`` follows, and is free to leave."""
     return RewardObjective(
         agent.model,
@@ -130,7 +137,9 @@ def reward_objective(agent: JEPAAgent, state: LatentState, planning: PlanningSet
     )
 
 
-def critic_contradiction(agent: JEPAAgent, objective: RewardObjective, actor: Actor, steps: int) -> torch.Tensor:
+def critic_contradiction(
+    agent: JEPAAgent | AgentState, objective: RewardObjective, actor: Actor, steps: int
+) -> torch.Tensor:
     """Return by how much (B, 1, 1), in rewards, an agent's critic contradicts itself about ``actor``."""
     return objective.contradiction(actor, agent.behaviour.action_value, steps)[:, None, None]
 
@@ -144,6 +153,13 @@ def cost_of_leaving(actor: Actor, planning: PlanningSettings, price: float | tor
     return deviation
 
 
+def trial_policy(candidate: AgentState) -> PlanningPolicy:
+    """Return the bare actor of ``candidate``, as it acts when it counts."""
+    from .settings import PlanningSettings
+
+    return _policy(candidate, PlanningSettings(planner="policy", horizon=1, budget=None, proposals=1, actor="average"))
+
+
 def reward_policy(
     agent: JEPAAgent, planning: PlanningSettings, own: Mapping[str, Any] | None = None, learning: bool = False
 ) -> PlanningPolicy:
@@ -155,6 +171,16 @@ def reward_policy(
         own: settings of the planner itself.
         learning: whether the agent is to learn from what is done.
     """
+    proven = agent.proven if planning.actor in ("auto", "proven") and not learning else None
+    return _policy(proven or agent, planning, own, learning)
+
+
+def _policy(
+    agent: JEPAAgent | AgentState,
+    planning: PlanningSettings,
+    own: Mapping[str, Any] | None = None,
+    learning: bool = False,
+) -> PlanningPolicy:
     planner, actor = planning.build(agent.spec, own or {}), actor_of(agent, planning, learning)
     doubts = planning.doubt > 0 and planner.compares
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import torch
 
+from ..core.checkpoints import Checkpoint
 from ..core.errors import CheckpointError
 from ..core.files import Archive
 from ..core.settings import Settings, completed
 from ..core.trees import flatten_tree, unflatten_tree
 from ..envs.space_documents import describe_space, restore_space
+from .trials import AgentState
 
 if TYPE_CHECKING:
     from .jepa_agent import JEPAAgent
+    from .online import OnlineTraining
 
 KIND = "jepa-agent"
 
@@ -73,7 +76,11 @@ def parts(agent: JEPAAgent) -> tuple[dict[str, Any], dict[str, dict[str, torch.T
     }
     if agent.learned_from is not None:
         document["recordings"] = agent.learned_from
-    return {"agent": document, "learner": learner, "behaviour_learner": behaviour}, {
+    proven: dict[str, dict[str, torch.Tensor]] = {}
+    if agent.proven is not None:
+        document["proven"] = flatten_tree([agent.proven.worst_return, agent.proven.step])[0]
+        proven = agent.proven.tensors()
+    return {"agent": document, "learner": learner, "behaviour_learner": behaviour}, proven | {
         "model": agent.model.state_dict(),
         "behaviour": agent.behaviour.state_dict(),
         "learner": learner_tensors,
@@ -96,5 +103,34 @@ def restore_parts(
         behaviour = unflatten_tree(documents["behaviour_learner"], dict(tensors["behaviour_learner"]))
         agent.behaviour.optimization.load_state(behaviour)
         agent.num_timesteps = int(documents["agent"]["num_timesteps"])
+        state = None
+        if "proven" in documents["agent"]:
+            worst_return, step = unflatten_tree(documents["agent"]["proven"], {})
+            state = AgentState(agent)
+            parts = {name: dict(tensors[name]) for name in ("proven_model", "proven_behaviour")}
+            state.load(parts, float(worst_return), int(step))
+        agent.prove(state)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"The file does not fit this agent: {error}.") from error
+
+
+def checkpoint_of(agent: JEPAAgent, training: OnlineTraining, saved_rows: int) -> Checkpoint:
+    """Return a copy of all that continues ``training``, with the rows of experience that came after ``saved_rows``."""
+    documents, tensors = parts(agent)
+    documents["training"], tensors["training"] = flatten_tree(training.state())
+    snapshot = {group: {name: value.clone() for name, value in part.items()} for group, part in tensors.items()}
+    return Checkpoint(documents, snapshot, training.segments(saved_rows))
+
+
+def restore_checkpoint(agent: JEPAAgent, training: OnlineTraining, checkpoint: Checkpoint) -> bool:
+    """Continue from :func:`checkpoint_of`'s output; return whether the open episodes were restored exactly.
+
+    Raises:
+        CheckpointError: it does not fit the agent.
+    """
+    restore_parts(agent, checkpoint.documents, checkpoint.tensors)
+    try:
+        state = unflatten_tree(checkpoint.documents["training"], checkpoint.tensors["training"])
+        return training.load_state(state, checkpoint.segments)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"The checkpoint does not fit this agent: {error!r}.") from error

@@ -48,10 +48,12 @@ class PlanningSettings(Settings):
     its end, so that the mean counts later steps less."""
     execute: Annotated[int, Range(ge=1, le=MOST_STEPS)] = 1
     """Model steps of a plan that are executed before planning anew."""
-    actor: Literal["auto", "average", "copy", "latest"] = "auto"
+    actor: Literal["auto", "average", "copy", "latest", "proven"] = "auto"
     """Which state of the actor proposes plans, or acts alone, and is followed where they end: the latest, as it learns
     on; the copy that the critic's targets follow (behaviour.target_rate); or the average over a longer time
-    (behaviour.averaging_rate). "auto" is the latest while learning, and the average otherwise."""
+    (behaviour.averaging_rate); or, with the model and critic of that time, the average that did best in trials
+    (trial_share), as soon as there is one. "auto" is the latest while learning; otherwise what was proven where there
+    are trials, and the average where there are none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,6 +141,11 @@ class JEPAAgentSettings(Settings):
     cut_if_terminating: bool = False
     """Whether that also holds once an episode has reached a terminal state. Where failing ends them, nobody gets stuck
     in one, and what comes late is met in long ones alone; where reaching the goal does, one still may."""
+    trial_share: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """Share of the steps, at most and give or take an episode, that are taken in trials, one at a time: whole episodes
+    in which the average acts by itself, undisturbed. What does as well as the best so far, twice, is kept as proven,
+    and acts from then on when it counts, whatever becomes of what learns on. Only episodes that are not cut
+    (episode_share) are trials, so that by default nothing is tried before one has reached a terminal state."""
     batch_size: Annotated[int, Range(ge=2, le=65_536)] = 256
     """Clips per update."""
     endings: Annotated[float, Range(ge=0, le=0.5)] = 0.05

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from forethought import JEPAAgent
+from forethought.agents.trials import AgentState
 
 SMALL: dict[str, Any] = {
     "model": {"latent_dims": 8, "hidden": 16, "directions": 8},
@@ -66,11 +67,11 @@ class Toy(gym.Env[Any, Any]):
         return self.observation_space.sample(), 1.0, False, self.steps == 10, {}
 
 
-def weights(agent: JEPAAgent) -> dict[str, torch.Tensor]:
+def weights(agent: JEPAAgent | AgentState) -> dict[str, torch.Tensor]:
     return {**agent.model.state_dict(), **{f"b.{k}": v for k, v in agent.behaviour.state_dict().items()}}
 
 
-def same(first: JEPAAgent, second: JEPAAgent) -> bool:
+def same(first: JEPAAgent | AgentState, second: JEPAAgent | AgentState) -> bool:
     ours, theirs = weights(first), weights(second)
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 

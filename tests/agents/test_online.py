@@ -220,6 +220,7 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
         | {"behaviour": {"hidden": 16, "value_expansion": 4}},
         {"behaviour": {"hidden": 16, "critic_bins": 21}, "fading": 0.1},
         {"num_envs": 2, "exploration_spread": 1.0, "exploration_spell": 3},
+        {"num_envs": 2, "trial_share": 0.5, "episode_share": None},
     ],
     ids=[
         *("one", "two environments", "acting by planning", "blocks and target copy", "bf16 and projector"),
@@ -227,6 +228,7 @@ def test_the_log_leaves_learning_as_it_was(small, tmp_path, capsys):
         *(
             "distributions of values and experience that fades",
             "two environments, disturbed by amounts and spells of their own",
+            "trials in two environments",
         ),
     ],
 )
@@ -244,6 +246,9 @@ def test_a_checkpoint_continues_the_run_bit_for_bit(space, changes, small, monke
     assert resumed.restore(checkpoint)
     resumed.learn(30, reset_num_timesteps=False)
     assert same(unbroken, resumed)
+    if changes.get("trial_share"):
+        assert same(unbroken.proven, resumed.proven)
+        assert unbroken.proven.worst_return == resumed.proven.worst_return
     cut = [episode["l"] < 10 for episode in unbroken._require_training().episodes]
     assert any(cut) == (changes.get("episode_share", True) is not None)
 

@@ -123,6 +123,7 @@ def test_levers_change_one_thing_each():
         "means": {"behaviour.critic_bound": 100.0},
         "mean_bins": {"behaviour.critic_bins": 65, "behaviour.critic_mean": "values"},
         "spells": {"exploration_spell": 50},
+        "trials": {"trial_share": 0.2},
         "planned_acting": {"acting": acting},
         "quiet": {"exploration": 0.1},
     }
@@ -156,6 +157,7 @@ def test_what_is_tried_against_falling_is_what_it_is_called():
         "as_explored_means": explored | means,
         "quiet": {"exploration": 0.1},
         "spells": {"exploration_spell": 50},
+        "trials": {"trial_share": 0.2},
         "spells_limited": {"exploration_spell": 50, "behaviour.expansion_limit": 3.0},
         "quiet_limited": {"exploration": 0.1, "behaviour.expansion_limit": 3.0},
     }
