@@ -97,8 +97,8 @@ class Trials:
             taken: steps that were taken in all.
             whole: whether episodes last as long as the environment lets them; others tell too little.
         """
-        share = self.agent.settings.trial_share
-        if self.row is None and whole and started.any() and self.steps <= share * taken:
+        due = bool(self.returns) or self.steps <= self.agent.settings.trial_share * taken  # what was begun is finished
+        if self.row is None and whole and started.any() and due:
             self.row, self.collected = int(started.argmax()), 0.0
             if not self.returns:
                 self.candidate.take(self.agent, self.agent.num_timesteps)

@@ -106,6 +106,17 @@ def test_an_episode_that_the_environment_breaks_off_says_nothing(small):
     assert agent.proven.worst_return == 3.0
 
 
+def test_a_candidate_that_did_well_is_tried_again_at_once(small):
+    agent = make(small, trial_share=0.1)
+    trials = agent._require_training().trials
+    rows = []
+    for returns in (4.0, 4.0, 4.0):
+        trials.act(torch.zeros(1, 2), torch.zeros(1, 2), np.ones(1, bool), taken=5, whole=True)
+        rows.append(trials.row)
+        trials.note(transition(returns, ended=True))
+    assert rows == [0, 0, None]  # the third would be another candidate's, and two of five steps are more than a tenth
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 @pytest.mark.parametrize("count", [1, 3])
 def test_trials_take_their_share_of_the_steps(share, count, small):
