@@ -142,7 +142,7 @@ class JEPAAgentSettings(Settings):
     """Whether that also holds once an episode has reached a terminal state. Where failing ends them, nobody gets stuck
     in one, and what comes late is met in long ones alone; where reaching the goal does, one still may."""
     trial_share: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Share of the steps, at most and give or take two episodes, that are taken in trials, one at a time: whole episodes
+    """Share of the steps that are taken in trials, at most and give or take two episodes, one at a time: whole episodes
     in which the average acts by itself, undisturbed. What does as well as the best so far, twice, is kept as proven,
     and acts from then on when it counts, whatever becomes of what learns on. Only episodes that are not cut
     (episode_share) are trials, so that by default nothing is tried before one has reached a terminal state."""
