@@ -106,7 +106,7 @@ class OnlineTraining:
         self.paused = np.zeros(environments.num_envs, bool)
         self.control = None
         if self.trials is not None:
-            self.trials.abandon()
+            self.trials.forget()
 
     def begin(self) -> None:
         """Begin fresh episodes in all environments; those that were open are left as they are."""

@@ -128,6 +128,11 @@ class Trials:
         """Break the episode of a trial off, if there is one; what the candidate returned before still counts."""
         self.row = self.control = None
 
+    def forget(self) -> None:
+        """Break off, and let go of what this candidate returned: it was in other environments."""
+        self.abandon()
+        self.returns = []
+
     def _judge(self, collected: float) -> None:
         proven = self.agent.proven
         if proven is not None and collected < proven.worst_return:

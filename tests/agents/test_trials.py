@@ -117,6 +117,16 @@ def test_a_candidate_that_did_well_is_tried_again_at_once(small):
     assert rows == [0, 0, None]  # the third would be another candidate's, and two of five steps are more than a tenth
 
 
+def test_in_other_environments_states_are_proven_anew(small):
+    agent = make(small)
+    trials = agent._require_training().trials
+    tried(agent, trials, 0.1, [9.0, 9.0, 9.5])
+    agent.set_env(lambda: Target(length=5, terminal=True))
+    assert (agent.proven.worst_return, trials.returns) == (-math.inf, [])
+    tried(agent, trials, 0.2, [1.0, 2.0])
+    assert agent.proven.worst_return == 1.0
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 @pytest.mark.parametrize("count", [1, 3])
 def test_trials_take_their_share_of_the_steps(share, count, small):
